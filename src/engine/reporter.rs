@@ -1,0 +1,193 @@
+//! The reporter: publishes statuses and events, and lets deleted approvals go. Nothing waits for it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+use super::front::Front;
+use super::link::Link;
+use super::report::{Sources, approval_status, trust_status};
+use super::{Desired, Note, Shared};
+use crate::api::gateway_trust::GatewayTrustStatus;
+use crate::api::{DeviceApprovalStatus, ObjectKey, Reason};
+use crate::gateway::{Connector, Door};
+
+/// Changes that come together are published together.
+const SETTLE: Duration = Duration::from_millis(40);
+/// A connection that is lost for less than this is not reported: the gateway closes everybody at a policy change.
+const BLINK: Duration = Duration::from_secs(3);
+/// Wait before a publication that failed is tried again.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
+
+/// What was published last.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// The gateway's status; none before the first.
+    pub trust: Option<GatewayTrustStatus>,
+    /// Each approval's.
+    pub approvals: BTreeMap<ObjectKey, DeviceApprovalStatus>,
+    /// Whether the approvals were looked at on a live connection, and nothing was left to do.
+    pub settled: bool,
+    /// Whether there is a final answer for now: settled, or no connection for a stated reason.
+    pub answered: bool,
+}
+
+pub(super) async fn run<F: Front, C: Connector>(
+    shared: Arc<Shared<F, C>>,
+    mut notes: mpsc::Receiver<Note>,
+    published: watch::Sender<Published>,
+) {
+    let mut desired_changed = shared.desired.clone();
+    let mut link_changed = shared.link.subscribe();
+    let mut trust_changed = shared.trust.subscribe();
+    let mut approvals_changed = shared.approvals.subscribe();
+    let key = shared.desired().key.clone();
+    let mut known = Published {
+        trust: shared.front.previous_status(&key),
+        ..Published::default()
+    };
+    let mut released: BTreeSet<ObjectKey> = BTreeSet::new();
+    let mut first = true;
+    loop {
+        let mut wait = Duration::from_secs(3600);
+        let desired = desired_changed.borrow_and_update().clone();
+        let link = link_changed.borrow_and_update().clone();
+        let trust = trust_changed.borrow_and_update().clone();
+        let approvals = approvals_changed.borrow_and_update().clone();
+        if matches!(link, Link::Again) && (!first || known.trust.is_some()) {
+            wait = BLINK;
+        }
+        if !matches!(link, Link::Again) || first {
+            let sources = Sources {
+                desired: &desired,
+                link: &link,
+                version: link.up().map(|up| up.door.version()),
+                trust: trust.as_ref(),
+                approvals: approvals.as_ref(),
+                now: Timestamp::now(),
+            };
+            if publish(&shared, &sources, &mut known, &mut released).await.is_err() {
+                wait = AFTER_FAILURE;
+            }
+            first = false;
+            published.send_replace(known.clone());
+        }
+        tokio::select! {
+            changed = desired_changed.changed() => if changed.is_err() { return },
+            changed = link_changed.changed() => if changed.is_err() { return },
+            changed = trust_changed.changed() => if changed.is_err() { return },
+            changed = approvals_changed.changed() => if changed.is_err() { return },
+            note = notes.recv() => match note {
+                None => return,
+                Some(note) => { shared.front.tell(&key, note).await; continue }
+            },
+            () = tokio::time::sleep(wait) => {}
+        }
+        tokio::time::sleep(SETTLE).await;
+    }
+}
+
+/// Publishes what differs from what was published last.
+async fn publish<F: Front, C: Connector>(
+    shared: &Shared<F, C>,
+    sources: &Sources<'_, C::Door>,
+    known: &mut Published,
+    released: &mut BTreeSet<ObjectKey>,
+) -> Result<(), ()> {
+    let desired: &Desired = sources.desired;
+    let mut ok = true;
+    let previous = known.trust.clone().unwrap_or_default();
+    let status = trust_status(sources, &previous);
+    if known.trust.as_ref() != Some(&status) {
+        match shared.front.publish(&desired.key, &status).await {
+            Ok(()) => known.trust = Some(status),
+            Err(error) => {
+                tracing::warn!(gateway = %desired.key, %error, "the status could not be written");
+                ok = false;
+            }
+        }
+    }
+    known.settled = matches!(sources.link, Link::Up(_))
+        && sources
+            .trust
+            .is_some_and(|facts| facts.live && (facts.plan.change.is_none() || !facts.plan.enforce));
+    let mut answered = known.settled;
+    if let Some(facts) = sources
+        .approvals
+        .filter(|facts| facts.live || matches!(sources.link, Link::Down { .. }))
+    {
+        known.settled &= facts.plan.actions.is_empty() && facts.problem.is_none();
+        answered &= known.settled || facts.claimed_by.is_some();
+        let generations: BTreeMap<&ObjectKey, Option<i64>> = desired
+            .approvals
+            .iter()
+            .map(|approval| (&approval.input.key, approval.generation))
+            .collect();
+        for outcome in &facts.plan.outcomes {
+            // The plan may be of a moment ago; what has gone since then has no status any more.
+            let Some(generation) = generations.get(&outcome.key) else {
+                continue;
+            };
+            if let Some(reason) = outcome.release {
+                ok &= release(shared, desired, &outcome.key, reason, released).await;
+                continue;
+            }
+            let previous = match known.approvals.get(&outcome.key) {
+                Some(status) => status.clone(),
+                None => shared.front.previous_approval_status(&outcome.key).unwrap_or_default(),
+            };
+            let status = approval_status(sources, outcome, *generation, &previous);
+            if known.approvals.get(&outcome.key) != Some(&status) {
+                if status != previous
+                    && let Err(error) = shared.front.publish_approval(&outcome.key, &status).await
+                {
+                    tracing::warn!(approval = %outcome.key, %error, "the status could not be written");
+                    ok = false;
+                    continue;
+                }
+                known.approvals.insert(outcome.key.clone(), status);
+            }
+        }
+        let planned: BTreeSet<&ObjectKey> = facts.plan.outcomes.iter().map(|outcome| &outcome.key).collect();
+        known.settled &= desired
+            .approvals
+            .iter()
+            .all(|approval| planned.contains(&approval.input.key));
+        answered &= known.settled || facts.claimed_by.is_some();
+    } else {
+        known.settled = false;
+        answered = false;
+    }
+    known.answered = answered || matches!(sources.link, Link::Down { .. });
+    known
+        .approvals
+        .retain(|key, _| desired.approvals.iter().any(|approval| approval.input.key == *key));
+    released.retain(|key| desired.approvals.iter().any(|approval| approval.input.key == *key));
+    if ok { Ok(()) } else { Err(()) }
+}
+
+async fn release<F: Front, C: Connector>(
+    shared: &Shared<F, C>,
+    desired: &Desired,
+    key: &ObjectKey,
+    reason: Reason,
+    released: &mut BTreeSet<ObjectKey>,
+) -> bool {
+    if released.contains(key) {
+        return true;
+    }
+    match shared.front.release(key, reason).await {
+        Ok(()) => {
+            tracing::info!(gateway = %desired.key, approval = %key, %reason, "the deleted approval may go");
+            released.insert(key.clone());
+            true
+        }
+        Err(error) => {
+            tracing::warn!(approval = %key, %error, "the deleted approval could not be let go yet");
+            false
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! End-to-end tests: the operator's binary against the real parts (kube-apiserver, etcd, the gateway, nginx).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr
+)]
+
+mod harness;
+mod harness_selftest;
