@@ -5,8 +5,12 @@
 
 pub mod api;
 pub mod cidr;
+pub mod cli;
 pub mod cluster;
+pub mod controller;
 pub mod discovery;
 pub mod engine;
+pub mod folder;
 pub mod gateway;
 pub mod plan;
+pub mod telemetry;

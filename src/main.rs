@@ -1,1 +1,10 @@
-fn main() {}
+//! The command line: wiring only. What the commands do is in [`gatewaytrust::cli`].
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let arguments = gatewaytrust::cli::Arguments::parse();
+    gatewaytrust::cli::main(arguments)
+}

@@ -79,17 +79,20 @@ impl Dump {
     pub fn add(&mut self, file: &str, text: &str) -> Result<(), DumpError> {
         for (index, document) in documents(file, text)?.into_iter().enumerate() {
             self.snapshot.exists = true;
-            self.add_document(file, document)
-                .map_err(|problem| DumpError::Document {
-                    file: file.to_owned(),
-                    document: index + 1,
-                    problem,
-                })?;
+            self.add_object(file, document).map_err(|problem| DumpError::Document {
+                file: file.to_owned(),
+                document: index + 1,
+                problem,
+            })?;
         }
         Ok(())
     }
 
-    fn add_document(&mut self, file: &str, document: Value) -> Result<(), String> {
+    /// Adds one object.
+    ///
+    /// # Errors
+    /// What is wrong, naming the field.
+    pub fn add_object(&mut self, file: &str, document: Value) -> Result<(), String> {
         let text = |pointer: &str| {
             document
                 .pointer(pointer)
@@ -115,7 +118,7 @@ impl Dump {
                         .entry("apiVersion")
                         .or_insert_with(|| group_version.clone().into());
                 }
-                self.add_document(file, item)?;
+                self.add_object(file, item)?;
             }
             return Ok(());
         }
@@ -182,6 +185,10 @@ fn decode_whole<T: DeserializeOwned>(document: Value) -> Result<T, String> {
 /// server would say it.
 fn own<T: DeserializeOwned + serde::Serialize>(document: Value) -> Result<T, String> {
     let object: T = serde_json::from_value(document.clone()).map_err(|error| error.to_string())?;
+    if document.pointer("/metadata/resourceVersion").is_some() {
+        // It comes from an API server, which has looked already; a newer one may know more fields than this program.
+        return Ok(object);
+    }
     let read = serde_json::to_value(&object).map_err(|error| error.to_string())?;
     match document
         .get("spec")

@@ -169,6 +169,8 @@ pub struct SourceFault {
     pub scope: String,
     /// What went wrong, without any response body.
     pub problem: String,
+    /// Whether it merely was not read yet: nothing is written before it was, once.
+    pub starting: bool,
 }
 
 /// What matters in the cluster at one moment.

@@ -68,6 +68,8 @@ pub struct Discovery {
     pub withheld: BTreeSet<Withheld>,
     /// Why the result may be incomplete: sources that could not be read. Not empty = keep the last good set.
     pub faults: Vec<String>,
+    /// Whether some source was not read yet, not even once.
+    pub starting: bool,
 }
 
 impl Discovery {
@@ -169,9 +171,11 @@ pub fn discover(snapshot: &Snapshot, gateway: GatewayView<'_>, policy: &Namespac
     let reads_cluster =
         !gateway.trust.named.is_empty() || (gateway.trust.discover == Discover::Auto && gateway.service().is_some());
     if reads_cluster && snapshot.exists {
+        found.starting = snapshot.faults.iter().any(|fault| fault.starting);
         found.faults = snapshot
             .faults
             .iter()
+            .filter(|fault| !fault.starting)
             .map(|fault| {
                 let scope = if fault.scope.is_empty() {
                     String::new()

@@ -221,11 +221,17 @@ pub trait Front: Clone + Send + Sync + 'static {
     /// Publishes an approval's status.
     fn publish_approval(
         &self,
+        gateway: &ObjectKey,
         approval: &ObjectKey,
         status: &DeviceApprovalStatus,
     ) -> impl Future<Output = Result<(), FrontError>> + Send;
     /// Tells of an event.
     fn tell(&self, gateway: &ObjectKey, note: Note) -> impl Future<Output = ()> + Send;
     /// Lets a deleted approval go: nothing is left to be revoked, for this reason.
-    fn release(&self, approval: &ObjectKey, reason: Reason) -> impl Future<Output = Result<(), FrontError>> + Send;
+    fn release(
+        &self,
+        gateway: &ObjectKey,
+        approval: &ObjectKey,
+        reason: Reason,
+    ) -> impl Future<Output = Result<(), FrontError>> + Send;
 }

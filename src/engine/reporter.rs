@@ -142,7 +142,7 @@ async fn publish<F: Front, C: Connector>(
             let status = approval_status(sources, outcome, *generation, &previous);
             if known.approvals.get(&outcome.key) != Some(&status) {
                 if status != previous
-                    && let Err(error) = shared.front.publish_approval(&outcome.key, &status).await
+                    && let Err(error) = shared.front.publish_approval(&desired.key, &outcome.key, &status).await
                 {
                     tracing::warn!(approval = %outcome.key, %error, "the status could not be written");
                     ok = false;
@@ -179,7 +179,7 @@ async fn release<F: Front, C: Connector>(
     if released.contains(key) {
         return true;
     }
-    match shared.front.release(key, reason).await {
+    match shared.front.release(&desired.key, key, reason).await {
         Ok(()) => {
             tracing::info!(gateway = %desired.key, approval = %key, %reason, "the deleted approval may go");
             released.insert(key.clone());

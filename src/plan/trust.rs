@@ -110,6 +110,17 @@ pub fn plan(inputs: Inputs<'_>) -> TrustPlan {
         plan.withheld = withheld;
         return plan;
     }
+    if discovery.starting {
+        let message = "Reading the cluster for the first time; nothing is written before that is done.";
+        plan.verdicts.push(Verdict::new(
+            ConditionType::TrustApplied,
+            Truth::Unknown,
+            Reason::Pending,
+            message,
+        ));
+        plan.withheld = withheld;
+        return plan;
+    }
     let Some(config) = config else {
         plan.verdicts.push(Verdict::new(
             ConditionType::TrustApplied,
@@ -217,6 +228,14 @@ fn target_list(
 }
 
 fn discovered_verdict(discovery: &Discovery) -> Verdict {
+    if discovery.starting {
+        return Verdict::new(
+            ConditionType::ProxiesDiscovered,
+            Truth::Unknown,
+            Reason::Pending,
+            "Reading the cluster.",
+        );
+    }
     let (truth, reason, message) = if !discovery.faults.is_empty() {
         let all = discovery.faults.join("; ");
         (

@@ -1,0 +1,364 @@
+//! `plan`: what would be done and why, as text or as JSON in a stable order.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::Path;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{Answer, CommandError, Output, PlanArguments, live, print};
+use crate::api::condition::Verdict;
+use crate::api::validated::{ValidatedApproval, ValidatedTrust};
+use crate::api::{ABANDON, DeviceApproval, GROUP, GatewayTrust, ObjectKey, VERSION};
+use crate::cluster::dump::Dump;
+use crate::discovery::{GatewayView, NamespacePolicy, discover};
+use crate::gateway::protocol::{DeviceList, GatewayConfig};
+use crate::plan::approvals::{self, ApprovalInput};
+use crate::plan::trust;
+
+/// What is known of a gateway.
+#[derive(Clone, Debug, Default)]
+pub struct GatewayState {
+    /// Its config.
+    pub config: Option<GatewayConfig>,
+    /// Its pairing store.
+    pub devices: Option<DeviceList>,
+    /// The operator's own device.
+    pub own_device: Option<String>,
+    /// The prefixes that the operator has put into the config.
+    pub owned: std::collections::BTreeSet<crate::cidr::Prefix>,
+}
+
+impl GatewayState {
+    /// Parses `{"config": ..., "devices": ...}`, each part optional.
+    ///
+    /// # Errors
+    /// A sentence that names the part.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let value: Value = serde_json::from_str(text).map_err(|error| format!("not JSON: {error}"))?;
+        let part = |name: &str| value.get(name).filter(|part| !part.is_null());
+        Ok(Self {
+            config: part("config")
+                .map(GatewayConfig::parse)
+                .transpose()
+                .map_err(|error| error.to_string())?,
+            devices: part("devices")
+                .map(DeviceList::parse)
+                .transpose()
+                .map_err(|error| error.to_string())?,
+            own_device: part("operatorDevice").and_then(Value::as_str).map(str::to_owned),
+            owned: part("owned")
+                .and_then(Value::as_array)
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .filter_map(|text| crate::cidr::Prefix::parse(text).ok())
+                .collect(),
+        })
+    }
+}
+
+/// Everything that a plan is made from.
+#[derive(Debug, Default)]
+pub struct Sources {
+    /// The cluster and our own objects.
+    pub dump: Dump,
+    /// What is known of each gateway; under `None` what holds for all others.
+    pub gateways: BTreeMap<Option<ObjectKey>, GatewayState>,
+    /// Which namespaces proxies may live in.
+    pub namespaces: NamespacePolicy,
+}
+
+fn namespaced<K: kube::ResourceExt>(object: &K) -> ObjectKey {
+    ObjectKey::new(
+        object.namespace().unwrap_or_else(|| "default".to_owned()),
+        object.name_any(),
+    )
+}
+
+/// Runs `plan`.
+pub(super) async fn execute(arguments: PlanArguments) -> Result<Answer, CommandError> {
+    let now = arguments.now.unwrap_or_else(Timestamp::now);
+    let namespaces = NamespacePolicy::new(arguments.proxy_namespaces.iter().map(String::as_str));
+    let mut sources = if arguments.files.is_empty() {
+        live::sources().await?
+    } else {
+        read_files(&arguments.files)?
+    };
+    sources.namespaces = namespaces;
+    for given in &arguments.gateway_state {
+        let (key, state) = read_state(given)?;
+        sources.gateways.insert(key, state);
+    }
+    let plan = make(&sources, now);
+    match arguments.output {
+        Output::Json => print(&format!("{:#}\n", plan.document))?,
+        Output::Yaml => print(&crate::folder::front::yaml(&plan.document).map_err(CommandError::Failed)?)?,
+        Output::Text => print(&plan.text)?,
+    }
+    Ok(if arguments.exit_code && plan.changes {
+        Answer::No
+    } else {
+        Answer::Yes
+    })
+}
+
+fn read_files(files: &[std::path::PathBuf]) -> Result<Sources, CommandError> {
+    let mut sources = Sources::default();
+    for file in files {
+        read_path(file, &mut sources.dump)?;
+    }
+    Ok(sources)
+}
+
+fn read_path(path: &Path, dump: &mut Dump) -> Result<(), CommandError> {
+    let input = |error: String| CommandError::Input(error);
+    let shown = path.display().to_string();
+    if shown == "-" {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_to_string(&mut text)
+            .map_err(|error| input(format!("stdin: {error}")))?;
+        return dump.add("stdin", &text).map_err(|error| input(error.to_string()));
+    }
+    let metadata = std::fs::metadata(path).map_err(|error| input(format!("{shown}: {error}")))?;
+    if metadata.is_dir() {
+        let mut entries: Vec<_> = std::fs::read_dir(path)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| input(format!("{shown}: {error}")))?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let path = entry.path();
+            let hidden = entry.file_name().to_string_lossy().starts_with('.');
+            let yaml = path
+                .extension()
+                .is_some_and(|extension| ["yaml", "yml", "json"].iter().any(|known| extension == *known));
+            if !hidden && (yaml || entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+                read_path(&path, dump)?;
+            }
+        }
+        return Ok(());
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| input(format!("{shown}: {error}")))?;
+    dump.add(&shown, &text).map_err(|error| input(error.to_string()))
+}
+
+fn read_state(given: &str) -> Result<(Option<ObjectKey>, GatewayState), CommandError> {
+    let (key, file) = match given.split_once('=') {
+        Some((key, file)) => match key.split_once('/') {
+            Some((namespace, name)) => (Some(ObjectKey::new(namespace, name)), file),
+            None => {
+                return Err(CommandError::Input(format!(
+                    "--gateway-state {given}: before the = there must be NAMESPACE/NAME"
+                )));
+            }
+        },
+        None => (None, given),
+    };
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| CommandError::Input(format!("--gateway-state {file}: {error}")))?;
+    let state =
+        GatewayState::parse(&text).map_err(|error| CommandError::Input(format!("--gateway-state {file}: {error}")))?;
+    Ok((key, state))
+}
+
+/// A plan, printed.
+#[derive(Debug)]
+pub struct Printed {
+    /// As JSON.
+    pub document: Value,
+    /// For people.
+    pub text: String,
+    /// Whether something would be changed.
+    pub changes: bool,
+}
+
+/// Plans every gateway of the sources. Pure: the same input gives the same output, byte for byte.
+pub fn make(sources: &Sources, now: Timestamp) -> Printed {
+    let mut gateways = Vec::new();
+    let mut text = String::new();
+    let mut changes = false;
+    let mut trusts: Vec<(ObjectKey, &GatewayTrust)> = sources
+        .dump
+        .trusts
+        .iter()
+        .map(|(_, trust)| (namespaced(trust), trust))
+        .collect();
+    trusts.sort_by(|a, b| a.0.cmp(&b.0));
+    for (key, trust) in trusts {
+        let (document, words, changed) = one(sources, &key, trust, now);
+        gateways.push(document);
+        text.push_str(&words);
+        changes |= changed;
+    }
+    if gateways.is_empty() {
+        text.push_str("No GatewayTrust in the input.\n");
+    }
+    let ignored: BTreeMap<&String, &usize> = sources.dump.ignored.iter().collect();
+    let document =
+        json!({"apiVersion": format!("{GROUP}/{VERSION}"), "kind": "Plan", "gateways": gateways, "ignored": ignored});
+    Printed {
+        document,
+        text,
+        changes,
+    }
+}
+
+fn inputs(sources: &Sources, key: &ObjectKey) -> Vec<ApprovalInput> {
+    let refers = |approval: &&DeviceApproval| {
+        let own = namespaced(*approval);
+        own.namespace == key.namespace && approval.spec.gateway_trust_ref.name == key.name
+    };
+    let mut inputs: Vec<ApprovalInput> = sources
+        .dump
+        .approvals
+        .iter()
+        .map(|(_, approval)| approval)
+        .filter(refers)
+        .map(input)
+        .collect();
+    inputs.sort_by(|a, b| a.key.cmp(&b.key));
+    inputs
+}
+
+fn input(approval: &DeviceApproval) -> ApprovalInput {
+    use kube::ResourceExt as _;
+    let deleting = approval.metadata.deletion_timestamp.is_some();
+    ApprovalInput {
+        key: namespaced(approval),
+        spec: if deleting {
+            ValidatedApproval::parse_for_removal(&approval.spec)
+        } else {
+            ValidatedApproval::parse(&approval.spec)
+        },
+        deleting,
+        // Applying the plan guards every approval first; the plan is about what follows.
+        guarded: true,
+        abandoned: approval.annotations().get(ABANDON).is_some_and(|value| value == "true"),
+    }
+}
+
+fn verdict(verdict: &Verdict) -> Value {
+    json!({"type": verdict.kind.as_str(), "status": verdict.truth.as_str(), "reason": verdict.reason.as_str(), "message": verdict.message})
+}
+
+fn one(sources: &Sources, key: &ObjectKey, trust: &GatewayTrust, now: Timestamp) -> (Value, String, bool) {
+    let mut text = format!("GatewayTrust {key}\n");
+    let parsed = match ValidatedTrust::parse(&trust.spec) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            text.push_str(&format!("  invalid: {error}\n"));
+            let condition =
+                json!({"type": "Ready", "status": "False", "reason": "InvalidSpec", "message": error.to_string()});
+            return (
+                json!({"namespace": key.namespace, "name": key.name, "conditions": [condition]}),
+                text,
+                false,
+            );
+        }
+    };
+    let nothing = GatewayState::default();
+    let state = sources
+        .gateways
+        .get(&Some(key.clone()))
+        .or_else(|| sources.gateways.get(&None))
+        .unwrap_or(&nothing);
+    let discovery = discover(
+        &sources.dump.snapshot,
+        GatewayView { key, trust: &parsed },
+        &sources.namespaces,
+    );
+    let plan = trust::plan(trust::Inputs {
+        trust: &parsed,
+        discovery: &discovery,
+        config: state.config.as_ref(),
+        owned: &state.owned,
+    });
+    let approvals = inputs(sources, key);
+    let empty = DeviceList::default();
+    let devices = approvals::plan(approvals::Inputs {
+        approvals: &approvals,
+        devices: state.devices.as_ref().unwrap_or(&empty),
+        own_device: state.own_device.as_deref(),
+        admit: trust.metadata.deletion_timestamp.is_none(),
+        now,
+    });
+
+    for (prefix, chains) in &plan.trusted {
+        text.push_str(&format!("  trust    {prefix}\n"));
+        for chain in chains {
+            text.push_str(&format!(
+                "             because {}\n",
+                crate::engine::report::chain(chain)
+            ));
+        }
+    }
+    for entry in &plan.withheld {
+        text.push_str(&format!(
+            "  withheld {} ({}): {}\n",
+            entry.candidate, entry.reason, entry.hint
+        ));
+    }
+    match (&plan.change, &state.config) {
+        (Some(change), _) => text.push_str(&format!(
+            "  config   {} (closes every connected client once)\n",
+            change.summary()
+        )),
+        (None, Some(_)) => text.push_str("  config   no change\n"),
+        (None, None) => text.push_str("  config   not known: give it by --gateway-state\n"),
+    }
+    for device in &devices.devices {
+        let excess = if device.excess.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", device.excess.join(", "))
+        };
+        let id: String = device.device_id.chars().take(12).collect();
+        text.push_str(&format!(
+            "  device   {id} {} ({}{excess})\n",
+            device.verdict.as_str(),
+            device.reason
+        ));
+    }
+    let mut conditions: Vec<&Verdict> = plan.verdicts.iter().collect();
+    let enforced = approvals::enforced(&devices, plan.enforce);
+    if state.devices.is_some() {
+        conditions.push(&enforced);
+    }
+    conditions.sort_by_key(|verdict| verdict.kind);
+    for condition in &conditions {
+        text.push_str(&format!(
+            "  {} {} {}: {}\n",
+            condition.kind.as_str(),
+            condition.truth.as_str(),
+            condition.reason,
+            condition.message
+        ));
+    }
+    let changes = plan.change.is_some() || !devices.actions.is_empty();
+    let device_list: Vec<Value> = devices
+        .devices
+        .iter()
+        .map(|device| {
+            json!({
+                "deviceId": device.device_id, "requestId": device.request_id, "role": device.role, "verdict": device.verdict.as_str(),
+                "reason": device.reason.as_str(), "excess": device.excess, "approval": device.approvals.first().map(ToString::to_string),
+            })
+        })
+        .collect();
+    let trusted: Vec<Value> = plan
+        .trusted
+        .iter()
+        .map(|(prefix, chains)| json!({"cidr": prefix, "via": chains.iter().flatten().collect::<Vec<_>>()}))
+        .collect();
+    let document = json!({
+        "namespace": key.namespace, "name": key.name,
+        "trustedProxies": trusted,
+        "withheld": plan.withheld,
+        "config": {"known": state.config.is_some(), "changes": plan.change.is_some(), "patch": plan.change.as_ref().map_or(json!({}), |change| change.patch.merge())},
+        "devices": device_list,
+        "conditions": conditions.into_iter().map(verdict).collect::<Vec<_>>(),
+    });
+    (document, text, changes)
+}

@@ -1,0 +1,349 @@
+//! The Kubernetes front: watches, statuses, events, finalizers.
+//!
+//! A `Controller<GatewayTrust>` feeds one engine worker a gateway; approvals, the cluster's routes and pods, and the
+//! gateway's own endpoints are watched and mapped to it. Approvals that refer to no gateway have a small controller
+//! of their own ([`approvals`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::api::{Api, ListParams};
+use kube::runtime::controller::{Action, Controller, Error as ControllerError};
+use kube::runtime::reflector::{self, ObjectRef, Store};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Client, ResourceExt as _};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+use crate::api::validated::{ValidatedApproval, ValidatedTrust};
+use crate::api::{ABANDON, DeviceApproval, FINALIZER, GatewayTrust, ObjectKey};
+use crate::discovery::NamespacePolicy;
+use crate::engine::front::DesiredApproval;
+use crate::engine::{Desired, Settings, Worker};
+use crate::gateway::websocket::WebSocketConnector;
+use crate::plan::approvals::ApprovalInput;
+
+pub mod approvals;
+pub mod front;
+pub mod object;
+pub mod record;
+pub mod target;
+pub mod watches;
+
+use front::KubeFront;
+use object::ObjectError;
+use watches::ClusterWatches;
+
+/// Settings of `run`.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Whether plain http may be spoken to a `url`.
+    pub allow_insecure_urls: bool,
+    /// Namespaces that proxies may live in besides their usual ones.
+    pub namespaces: NamespacePolicy,
+}
+
+/// Why the operator cannot start.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// No way to the API server.
+    #[error("no connection to a Kubernetes API server: {0}. Set KUBECONFIG, or run inside a cluster.")]
+    Client(String),
+    /// The CRDs are not there.
+    #[error("the custom resource definitions are not installed: gatewaytrust crds | kubectl apply --server-side -f -")]
+    NoCrds,
+    /// The API server refuses.
+    #[error(
+        "the API server refuses to list {what}: {problem}. Does the operator's service account have its ClusterRole?"
+    )]
+    Refused {
+        /// What was listed.
+        what: &'static str,
+        /// What it says.
+        problem: String,
+    },
+}
+
+/// Why one object could not be reconciled; tried again.
+#[derive(Debug, Error)]
+pub enum ReconcileError {
+    /// A call to the API server failed.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+}
+
+/// What the two controllers share.
+pub(crate) struct Context {
+    client: Client,
+    options: Options,
+    watches: ClusterWatches,
+    approvals: Store<DeviceApproval>,
+    trusts: Store<GatewayTrust>,
+    workers: Mutex<BTreeMap<ObjectKey, Worker>>,
+    front: KubeFront,
+    wake_approvals: mpsc::UnboundedSender<ObjectRef<DeviceApproval>>,
+    failures: Mutex<BTreeMap<String, u32>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The name of an object.
+pub(crate) fn key_of<K: kube::Resource>(object: &K) -> ObjectKey {
+    ObjectKey::new(object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Runs the operator until the future ends.
+///
+/// # Errors
+/// [`RunError`] where it cannot even start.
+pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+    check_access::<GatewayTrust>(&client, "gatewaytrusts").await?;
+    check_access::<DeviceApproval>(&client, "deviceapprovals").await?;
+
+    let (approvals, approvals_writer) = reflector::store();
+    let (wake_gateway, gateways_woken) = mpsc::unbounded_channel();
+    let (wake_approvals, approvals_woken) = mpsc::unbounded_channel();
+    let (approval_seen, approvals_seen) = mpsc::unbounded_channel();
+    let controller = Controller::new(Api::<GatewayTrust>::all(client.clone()), watcher::Config::default());
+    let trusts = controller.store();
+    let watches = ClusterWatches::new(client.clone());
+    let front = KubeFront::new(client.clone(), options.clone(), trusts.clone(), approvals.clone()).await;
+    let context = Arc::new(Context {
+        client: client.clone(),
+        options,
+        watches,
+        approvals: approvals.clone(),
+        trusts,
+        workers: Mutex::default(),
+        front,
+        wake_approvals,
+        failures: Mutex::default(),
+    });
+
+    // One watch of approvals feeds the store first, then both controllers.
+    let approvals_watch = watcher(Api::<DeviceApproval>::all(client), watcher::Config::default())
+        .default_backoff()
+        .reflect(approvals_writer)
+        .touched_objects()
+        .for_each(move |event| {
+            match event {
+                Ok(approval) => {
+                    let _ = wake_gateway.send(gateway_of(&approval));
+                    let _ = approval_seen.send(Ok(approval));
+                }
+                Err(error) => tracing::warn!(%error, "the watch of deviceapprovals was interrupted; it is resumed"),
+            }
+            std::future::ready(())
+        });
+    let gateways = controller
+        .reconcile_on(stream(gateways_woken))
+        .reconcile_all_on(context.watches.changes())
+        .run(
+            reconcile,
+            |_, error, context| retry(error, "gatewaytrust", context),
+            context.clone(),
+        )
+        .for_each(|outcome| {
+            if let Err(ControllerError::ObjectNotFound(reference)) = &outcome {
+                let key = ObjectKey::new(reference.namespace.clone().unwrap_or_default(), reference.name.clone());
+                context.forget(&key);
+            }
+            log_outcome(outcome);
+            std::future::ready(())
+        });
+    let orphans = Controller::for_stream(stream(approvals_seen), approvals)
+        .reconcile_on(stream(approvals_woken))
+        .run(
+            approvals::reconcile,
+            |_, error, context| retry(error, "deviceapproval", context),
+            context.clone(),
+        )
+        .for_each(|outcome| {
+            log_outcome(outcome);
+            std::future::ready(())
+        });
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "gatewaytrust is running");
+    tokio::select! {
+        () = approvals_watch => {}
+        () = gateways => {}
+        () = orphans => {}
+        () = stop => tracing::info!("asked to stop"),
+    }
+    let workers = std::mem::take(&mut *lock(&context.workers));
+    for worker in workers.into_values() {
+        worker.stop().await;
+    }
+    Ok(())
+}
+
+fn stream<T: Send + 'static>(
+    mut receiver: mpsc::UnboundedReceiver<T>,
+) -> impl futures::Stream<Item = T> + Send + 'static {
+    futures::stream::poll_fn(move |context| receiver.poll_recv(context))
+}
+
+fn gateway_of(approval: &DeviceApproval) -> ObjectRef<GatewayTrust> {
+    ObjectRef::new(&approval.spec.gateway_trust_ref.name).within(&approval.namespace().unwrap_or_default())
+}
+
+async fn check_access<K>(client: &Client, what: &'static str) -> Result<(), RunError>
+where
+    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let list = Api::<K>::all(client.clone())
+        .list(&ListParams::default().limit(1))
+        .await;
+    match list {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Err(RunError::NoCrds),
+        Err(kube::Error::Api(status)) => Err(RunError::Refused {
+            what,
+            problem: status.reason.clone(),
+        }),
+        Err(error) => Err(RunError::Client(object::describe(&error))),
+    }
+}
+
+fn log_outcome<K: kube::Resource, E: std::error::Error + 'static, Q: std::error::Error + 'static>(
+    outcome: Result<(ObjectRef<K>, Action), ControllerError<E, Q>>,
+) where
+    ObjectRef<K>: std::fmt::Display,
+{
+    match outcome {
+        Ok(_) | Err(ControllerError::ObjectNotFound(_)) => {}
+        Err(error) => tracing::warn!(%error, "will be tried again"),
+    }
+}
+
+/// Backs off for each kind of failure on its own; a success of that kind starts it over.
+fn retry(error: &ReconcileError, what: &str, context: Arc<Context>) -> Action {
+    let mut failures = lock(&context.failures);
+    let count = failures.entry(format!("{what}: {error}")).or_insert(0);
+    *count = count.saturating_add(1);
+    let seconds = 2_u64.saturating_pow((*count).min(5));
+    Action::requeue(Duration::from_secs(seconds))
+}
+
+async fn reconcile(trust: Arc<GatewayTrust>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let key = key_of(trust.as_ref());
+    context.watches.want(context.wanted_watches());
+    let deleting = trust.metadata.deletion_timestamp.is_some();
+    let waits_for = context
+        .approvals_of(&key)
+        .into_iter()
+        .filter(|approval| approval.metadata.deletion_timestamp.is_some())
+        .count();
+    if deleting && waits_for == 0 {
+        context.forget(&key);
+        object::remove_finalizer(&context.client, trust.as_ref(), FINALIZER).await?;
+        return Ok(Action::await_change());
+    }
+    if !deleting {
+        object::add_finalizer(&context.client, trust.as_ref(), FINALIZER).await?;
+    }
+    let desired = context.desired(&key, &trust);
+    let is_new = {
+        let mut workers = lock(&context.workers);
+        match workers.get(&key) {
+            Some(worker) => {
+                worker.update(desired);
+                false
+            }
+            None => {
+                let settings = Settings {
+                    namespaces: context.options.namespaces.clone(),
+                };
+                workers.insert(
+                    key.clone(),
+                    Worker::start(context.front.clone(), WebSocketConnector, settings, desired),
+                );
+                true
+            }
+        }
+    };
+    if is_new {
+        context.wake_approvals_of(&key);
+    }
+    lock(&context.failures).clear();
+    Ok(Action::await_change())
+}
+
+impl Context {
+    /// The approvals that refer to a gateway.
+    fn approvals_of(&self, gateway: &ObjectKey) -> Vec<Arc<DeviceApproval>> {
+        let mut approvals: Vec<_> = self
+            .approvals
+            .state()
+            .into_iter()
+            .filter(|approval| {
+                approval.spec.gateway_trust_ref.name == gateway.name
+                    && approval.metadata.namespace.as_deref() == Some(gateway.namespace.as_str())
+            })
+            .collect();
+        approvals.sort_by_key(|approval| approval.name_any());
+        approvals
+    }
+
+    fn wake_approvals_of(&self, gateway: &ObjectKey) {
+        for approval in self.approvals_of(gateway) {
+            let _ = self.wake_approvals.send(ObjectRef::from_obj(approval.as_ref()));
+        }
+    }
+
+    /// Ends a gateway's worker; its approvals are told that they have none any more.
+    fn forget(&self, gateway: &ObjectKey) {
+        if lock(&self.workers).remove(gateway).is_some() {
+            tracing::info!(%gateway, "its GatewayTrust is gone: this gateway is left as it is");
+            self.wake_approvals_of(gateway);
+        }
+    }
+
+    fn has_gateway(&self, gateway: &ObjectKey) -> bool {
+        lock(&self.workers).contains_key(gateway)
+    }
+
+    fn desired(&self, key: &ObjectKey, trust: &GatewayTrust) -> Desired {
+        let approvals = self.approvals_of(key).into_iter().map(|approval| {
+            let deleting = approval.metadata.deletion_timestamp.is_some();
+            let guarded = approval.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+            let spec = if deleting {
+                ValidatedApproval::parse_for_removal(&approval.spec)
+            } else {
+                ValidatedApproval::parse(&approval.spec)
+            };
+            let abandoned = approval.annotations().get(ABANDON).is_some_and(|value| value == "true");
+            DesiredApproval {
+                input: ApprovalInput {
+                    key: key_of(approval.as_ref()),
+                    spec,
+                    deleting,
+                    guarded,
+                    abandoned,
+                },
+                generation: approval.metadata.generation,
+            }
+        });
+        Desired {
+            key: key.clone(),
+            generation: trust.metadata.generation,
+            spec: ValidatedTrust::parse(&trust.spec),
+            deleting: trust.metadata.deletion_timestamp.is_some(),
+            approvals: approvals.collect(),
+            snapshot: self.watches.snapshot(),
+        }
+    }
+
+    /// What has to be watched for the gateways that there are.
+    fn wanted_watches(&self) -> BTreeSet<watches::WatchKey> {
+        let parsed = self
+            .trusts
+            .state()
+            .into_iter()
+            .filter_map(|trust| Some((key_of(trust.as_ref()), ValidatedTrust::parse(&trust.spec).ok()?)));
+        parsed.flat_map(|(key, trust)| watches::wanted(&key, &trust)).collect()
+    }
+}

@@ -1,0 +1,366 @@
+//! Watches of what matters in the cluster, kept as a snapshot. Only what the gateways at hand need is watched:
+//! pods by selector, endpoint slices and Services by name, never all pods.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _};
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::core::{Object, PartialObjectMeta};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use super::key_of;
+use super::object::describe;
+use crate::api::ObjectKey;
+use crate::api::gateway_trust::Discover;
+use crate::api::validated::{Target, ValidatedTrust};
+use crate::cluster::{
+    IngressClassView, IngressView, Kind, NamespaceView, PodView, ServiceView, SliceView, Snapshot, SourceFault, raw,
+};
+use crate::discovery::ingress_nginx;
+
+/// One watch.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WatchKey {
+    /// All Ingresses.
+    Ingresses,
+    /// All IngressClasses.
+    IngressClasses,
+    /// All Namespaces: their labels.
+    Namespaces,
+    /// One Service.
+    Service(ObjectKey),
+    /// The EndpointSlices of one Service.
+    Slices(ObjectKey),
+    /// Pods by selector, in one namespace or all.
+    Pods(Option<String>, String),
+}
+
+impl WatchKey {
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::Ingresses => Kind::Ingress,
+            Self::IngressClasses => Kind::IngressClass,
+            Self::Namespaces => Kind::Namespace,
+            Self::Service(_) => Kind::Service,
+            Self::Slices(_) => Kind::EndpointSlice,
+            Self::Pods(..) => Kind::Pod,
+        }
+    }
+
+    fn scope(&self) -> String {
+        match self {
+            Self::Ingresses | Self::IngressClasses | Self::Namespaces => String::new(),
+            Self::Service(key) | Self::Slices(key) => key.to_string(),
+            Self::Pods(namespace, selector) => format!(
+                "{}{selector}",
+                namespace.as_ref().map(|name| format!("{name}: ")).unwrap_or_default()
+            ),
+        }
+    }
+}
+
+/// What has to be watched for one gateway.
+pub fn wanted(key: &ObjectKey, trust: &ValidatedTrust) -> BTreeSet<WatchKey> {
+    let mut wanted = BTreeSet::from([WatchKey::Namespaces]);
+    if let Target::Service { name, .. } = &trust.target {
+        let service = ObjectKey::new(&key.namespace, name);
+        wanted.insert(WatchKey::Service(service.clone()));
+        wanted.insert(WatchKey::Slices(service));
+        if trust.discover == Discover::Auto {
+            wanted.extend([WatchKey::Ingresses, WatchKey::IngressClasses]);
+            let labels = ingress_nginx::LABELS
+                .map(|(key, value)| format!("{key}={value}"))
+                .join(",");
+            wanted.insert(WatchKey::Pods(None, labels));
+        }
+    }
+    for named in &trust.named {
+        let namespace = named.namespace.clone().unwrap_or_else(|| key.namespace.clone());
+        wanted.insert(WatchKey::Pods(Some(namespace), named.selector.to_query()));
+    }
+    wanted
+}
+
+/// One object of a source.
+#[derive(Clone, Debug, PartialEq)]
+enum View {
+    Service(ServiceView),
+    Slice(SliceView),
+    Ingress(IngressView),
+    IngressClass(IngressClassView),
+    Namespace(NamespaceView),
+    Pod(Box<PodView>),
+}
+
+#[derive(Debug, Default)]
+struct Source {
+    objects: BTreeMap<ObjectKey, View>,
+    synced: bool,
+    fault: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Sources {
+    sources: BTreeMap<WatchKey, Source>,
+    tasks: BTreeMap<WatchKey, AbortHandle>,
+    snapshot: Arc<Snapshot>,
+}
+
+/// The watches, and the snapshot that they fill.
+#[derive(Clone)]
+pub struct ClusterWatches {
+    client: Client,
+    state: Arc<Mutex<Sources>>,
+    changed: watch::Sender<u64>,
+}
+
+/// Changes that come together lead to one snapshot.
+const SETTLE: Duration = Duration::from_millis(100);
+
+impl ClusterWatches {
+    /// No watch yet.
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            state: Arc::default(),
+            changed: watch::channel(0).0,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sources> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The cluster as it was seen last.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.lock().snapshot.clone()
+    }
+
+    /// Something for each (settled) change of the snapshot.
+    pub fn changes(&self) -> impl Stream<Item = ()> + Send + 'static + use<> {
+        let receiver = self.changed.subscribe();
+        futures::stream::unfold(receiver, |mut receiver| async move {
+            receiver.changed().await.ok()?;
+            tokio::time::sleep(SETTLE).await;
+            receiver.borrow_and_update();
+            Some(((), receiver))
+        })
+    }
+
+    /// Watches these, and nothing else.
+    pub fn want(&self, wanted: BTreeSet<WatchKey>) {
+        let mut state = self.lock();
+        let gone: Vec<WatchKey> = state
+            .tasks
+            .keys()
+            .filter(|key| !wanted.contains(key))
+            .cloned()
+            .collect();
+        let mut differs = !gone.is_empty();
+        for key in gone {
+            if let Some(task) = state.tasks.remove(&key) {
+                task.abort();
+            }
+            state.sources.remove(&key);
+        }
+        for key in wanted {
+            if !state.tasks.contains_key(&key) {
+                differs = true;
+                state.sources.insert(key.clone(), Source::default());
+                let task = tokio::spawn(self.clone().follow(key.clone()));
+                state.tasks.insert(key, task.abort_handle());
+            }
+        }
+        if differs {
+            state.rebuild();
+            drop(state);
+            self.changed.send_modify(|count| *count += 1);
+        }
+    }
+
+    async fn follow(self, key: WatchKey) {
+        let client = self.client.clone();
+        match key.clone() {
+            WatchKey::Ingresses => {
+                type Raw = Object<Option<raw::IngressSpec>, serde_json::Value>;
+                let api: Api<Raw> = Api::all_with(client, &ApiResource::erase::<Ingress>(&()));
+                self.drain(key, api, watcher::Config::default(), |o| {
+                    View::Ingress(IngressView::new(&o.metadata, o.spec.unwrap_or_default()))
+                })
+                .await;
+            }
+            WatchKey::IngressClasses => {
+                type Raw = Object<Option<raw::IngressClassSpec>, serde_json::Value>;
+                let api: Api<Raw> = Api::all_with(client, &ApiResource::erase::<IngressClass>(&()));
+                self.drain(key, api, watcher::Config::default(), |o| {
+                    View::IngressClass(IngressClassView::new(&o.metadata, o.spec.unwrap_or_default()))
+                })
+                .await;
+            }
+            WatchKey::Namespaces => {
+                let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
+                self.drain(key, api, watcher::Config::default(), |o| {
+                    View::Namespace(NamespaceView::new(&o.metadata))
+                })
+                .await;
+            }
+            WatchKey::Service(service) => {
+                type Raw = Object<Option<raw::ServiceSpec>, serde_json::Value>;
+                let api: Api<Raw> =
+                    Api::namespaced_with(client, &service.namespace, &ApiResource::erase::<Service>(&()));
+                let config = watcher::Config::default().fields(&format!("metadata.name={}", service.name));
+                self.drain(key, api, config, |o| View::Service(o.spec.unwrap_or_default().into()))
+                    .await;
+            }
+            WatchKey::Slices(service) => {
+                let api: Api<DynamicObject> =
+                    Api::namespaced_with(client, &service.namespace, &ApiResource::erase::<EndpointSlice>(&()));
+                let config = watcher::Config::default().labels(&format!("kubernetes.io/service-name={}", service.name));
+                self.drain(key, api, config, |o| {
+                    let metadata = o.metadata.clone();
+                    let slice: raw::Slice = serde_json::from_value(o.data).unwrap_or_default();
+                    View::Slice(raw::Slice { metadata, ..slice }.into())
+                })
+                .await;
+            }
+            WatchKey::Pods(namespace, selector) => {
+                type Raw = Object<Option<raw::PodSpec>, raw::PodStatus>;
+                let resource = ApiResource::erase::<Pod>(&());
+                let api: Api<Raw> = match &namespace {
+                    Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+                    None => Api::all_with(client, &resource),
+                };
+                let config = watcher::Config::default().labels(&selector);
+                self.drain(key, api, config, |o| {
+                    View::Pod(Box::new(PodView::new(
+                        &o.metadata,
+                        o.spec.unwrap_or_default(),
+                        o.status.unwrap_or_default(),
+                    )))
+                })
+                .await;
+            }
+        }
+    }
+
+    async fn drain<K>(self, key: WatchKey, api: Api<K>, config: watcher::Config, view: impl Fn(K) -> View)
+    where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+        K::DynamicType: Clone,
+    {
+        let mut fresh = BTreeMap::new();
+        let mut events = watcher(api, config).default_backoff().boxed();
+        while let Some(event) = events.next().await {
+            let news = match event {
+                Ok(Event::Init) => {
+                    fresh.clear();
+                    false
+                }
+                Ok(Event::InitApply(object)) => {
+                    fresh.insert(key_of(&object), view(object));
+                    false
+                }
+                Ok(Event::InitDone) => {
+                    let objects = std::mem::take(&mut fresh);
+                    self.update(&key, |source| {
+                        source.objects = objects;
+                        source.synced = true;
+                        source.fault = None;
+                        true
+                    })
+                }
+                Ok(Event::Apply(object)) => {
+                    let name = key_of(&object);
+                    let object = view(object);
+                    self.update(&key, |source| {
+                        source.fault = None;
+                        source.objects.insert(name, object.clone()) != Some(object)
+                    })
+                }
+                Ok(Event::Delete(object)) => {
+                    self.update(&key, |source| source.objects.remove(&key_of(&object)).is_some())
+                }
+                Err(error) => {
+                    let problem = problem(&error);
+                    tracing::warn!(source = key.kind().resource(), scope = %key.scope(), %problem, "a watch was interrupted; what it knew is kept");
+                    self.update(&key, |source| source.fault.replace(problem.clone()) != Some(problem))
+                }
+            };
+            if news {
+                self.changed.send_modify(|count| *count += 1);
+            }
+        }
+    }
+
+    fn update(&self, key: &WatchKey, change: impl FnOnce(&mut Source) -> bool) -> bool {
+        let mut state = self.lock();
+        let news = state.sources.get_mut(key).is_some_and(change);
+        if news {
+            state.rebuild();
+        }
+        news
+    }
+}
+
+fn problem(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => describe(error),
+        watcher::Error::WatchError(status) => format!("{} (HTTP {})", status.reason, status.code),
+        watcher::Error::NoResourceVersion => "the API server names no resource version".to_owned(),
+    }
+}
+
+impl Sources {
+    fn rebuild(&mut self) {
+        let mut snapshot = Snapshot {
+            exists: true,
+            ..Snapshot::default()
+        };
+        for (key, source) in &self.sources {
+            match (&source.fault, source.synced) {
+                (Some(problem), _) => {
+                    snapshot.faults.insert(SourceFault {
+                        kind: key.kind(),
+                        scope: key.scope(),
+                        problem: problem.clone(),
+                        starting: false,
+                    });
+                }
+                (None, false) => {
+                    snapshot.faults.insert(SourceFault {
+                        kind: key.kind(),
+                        scope: key.scope(),
+                        problem: "not read yet".to_owned(),
+                        starting: true,
+                    });
+                }
+                (None, true) => {}
+            }
+            for (name, object) in &source.objects {
+                let name = name.clone();
+                match object.clone() {
+                    View::Service(view) => drop(snapshot.services.insert(name, view)),
+                    View::Slice(view) => drop(snapshot.slices.insert(name, view)),
+                    View::Ingress(view) => drop(snapshot.ingresses.insert(name, view)),
+                    View::IngressClass(view) => drop(snapshot.ingress_classes.insert(name.name, view)),
+                    View::Namespace(view) => drop(snapshot.namespaces.insert(name.name, view)),
+                    View::Pod(view) => drop(snapshot.pods.insert(name, *view)),
+                }
+            }
+        }
+        self.snapshot = Arc::new(snapshot);
+    }
+}
