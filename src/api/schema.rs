@@ -56,8 +56,27 @@ pub fn crds() -> Result<Vec<Value>, serde_json::Error> {
         .collect()
 }
 
+/// Rust's unsigned formats (`uint8`, ...) mean nothing to an API server, which warns of each; the bounds stay.
+fn drop_foreign_formats(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if fields
+                .get("format")
+                .and_then(Value::as_str)
+                .is_some_and(|format| format.starts_with("uint"))
+            {
+                fields.remove("format");
+            }
+            fields.values_mut().for_each(drop_foreign_formats);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_foreign_formats),
+        _ => {}
+    }
+}
+
 fn with_initial_status(crd: CustomResourceDefinition) -> Result<Value, serde_json::Error> {
     let mut crd = serde_json::to_value(crd)?;
+    drop_foreign_formats(&mut crd);
     if let Some(status) = crd
         .pointer_mut("/spec/versions/0/schema/openAPIV3Schema/properties/status")
         .and_then(Value::as_object_mut)

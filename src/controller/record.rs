@@ -48,7 +48,7 @@ pub async fn load(client: &Client, gateway: &ObjectKey, owner: Option<&GatewayTr
             let identity = Identity::generate().map_err(|error| FrontError(error.to_string()))?;
             let secret = Secret {
                 metadata: ObjectMeta {
-                    name: Some(name),
+                    name: Some(name.clone()),
                     namespace: Some(gateway.namespace.clone()),
                     labels: Some(BTreeMap::from([(MANAGED_BY.to_owned(), OURS.to_owned())])),
                     owner_references: owner.and_then(owner_reference).map(|owner| vec![owner]),
@@ -61,18 +61,23 @@ pub async fn load(client: &Client, gateway: &ObjectKey, owner: Option<&GatewayTr
                 )])),
                 ..Secret::default()
             };
-            // Create, not apply: if another instance was faster, this fails and the next try reads its key.
+            // Create, not apply: a key that is there already must never be replaced.
             let parameters = PostParams {
                 field_manager: Some(super::object::FIELD_MANAGER.to_owned()),
                 ..PostParams::default()
             };
-            api.create(&parameters, &secret)
-                .await
-                .map_err(|error| failed(gateway, &error))?;
-            Ok(Record {
-                identity,
-                owned: BTreeSet::new(),
-            })
+            match api.create(&parameters, &secret).await {
+                Ok(_) => Ok(Record {
+                    identity,
+                    owned: BTreeSet::new(),
+                }),
+                // Somebody was faster: what they made is the operator's device.
+                Err(kube::Error::Api(status)) if status.code == 409 => {
+                    let secret = api.get(&name).await.map_err(|error| failed(gateway, &error))?;
+                    read(gateway, &secret)
+                }
+                Err(error) => Err(failed(gateway, &error)),
+            }
         }
     }
 }

@@ -262,11 +262,11 @@ fn discovered_verdict(discovery: &Discovery) -> Verdict {
             ),
         )
     } else {
-        (
-            true,
-            Reason::Discovered,
-            format!("{} to trust.", count(discovery.trusted.len(), "prefix", "prefixes")),
-        )
+        let found = match discovery.trusted.len() {
+            0 => "No proxy is declared or found, so none is to be trusted.".to_owned(),
+            number => format!("{} to trust.", count(number, "prefix", "prefixes")),
+        };
+        (true, Reason::Discovered, found)
     };
     Verdict::new(ConditionType::ProxiesDiscovered, truth, reason, message)
 }
@@ -288,7 +288,11 @@ fn applied_verdict(plan: &TrustPlan, kept_empty: bool, unexplained: &[String], d
                 unexplained.join(", ")
             ),
         ),
-        None => (true, Reason::AsDeclared, format!("The gateway trusts exactly {}.", count(plan.trusted.len(), "prefix", "prefixes"))),
+        None if plan.trusted.is_empty() => (true, Reason::AsDeclared, "The gateway trusts no proxy.".to_owned()),
+        None => (
+            true,
+            Reason::AsDeclared,
+            format!("The gateway trusts exactly {}.", count(plan.trusted.len(), "prefix", "prefixes"))),
     };
     Verdict::new(ConditionType::TrustApplied, truth, reason, message)
 }
