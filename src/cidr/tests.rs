@@ -18,7 +18,7 @@ fn refuses_what_the_gateway_would_accept_silently() {
         ("0.0.0.0/0", "Unspecified"),
         ("::/0", "Unspecified"),
         ("0.0.0.0/1", "Unspecified"),
-        ("128.0.0.0/1", "Multicast"),
+        ("128.0.0.0/1", "LinkLocal"),
         ("64.0.0.0/2", "Loopback"),
         ("127.0.0.1/32", "Loopback"),
         ("::1", "Loopback"),

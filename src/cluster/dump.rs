@@ -63,11 +63,19 @@ struct Parts<S, T> {
 /// # Errors
 /// [`DumpError::Syntax`].
 pub fn documents(file: &str, text: &str) -> Result<Vec<Value>, DumpError> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| DumpError::Syntax {
-        file: file.to_owned(),
-        // The first line says what and where; the rest draws the place.
-        problem: error.to_string().lines().next().unwrap_or_default().to_owned(),
-    })?;
+    if text.trim_start().starts_with('{')
+        && let Ok(document) = serde_json::from_str(text)
+    {
+        return Ok(vec![document]);
+    }
+    // Only `true` and `false` are booleans: a namespace may well be called `n` or `on`.
+    let options = serde_saphyr::options! { strict_booleans: true };
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple_with_options(text, options).map_err(|error| DumpError::Syntax {
+            file: file.to_owned(),
+            // The first line says what and where; the rest draws the place.
+            problem: error.to_string().lines().next().unwrap_or_default().to_owned(),
+        })?;
     Ok(documents.into_iter().filter(|document| !document.is_null()).collect())
 }
 

@@ -19,12 +19,12 @@ use crate::cidr::canonical;
 pub const CREDENTIAL_VARIABLES: [&str; 2] = ["OPENCLAW_GATEWAY_TOKEN", "OPENCLAW_GATEWAY_PASSWORD"];
 
 macro_rules! raw {
-    ($($(#[doc = $doc:literal])+ $name:ident { $($field:ident: $type:ty,)* })+) => {
+    ($($(#[doc = $doc:literal])+ $name:ident { $($(#[$attribute:meta])* $field:ident: $type:ty,)* })+) => {
         $($(#[doc = $doc])+
         #[derive(Clone, Debug, Default, Deserialize, Serialize)]
         #[serde(rename_all = "camelCase", default)]
         #[allow(missing_docs)]
-        pub struct $name { $(pub $field: $type,)* })+
+        pub struct $name { $($(#[$attribute])* pub $field: $type,)* })+
     };
 }
 
@@ -70,7 +70,7 @@ raw! {
     /// A key of a Secret.
     SecretKeyRef { name: String, key: String, }
     /// A pod's status.
-    PodStatus { phase: Option<String>, pod_ip: Option<String>, pod_ips: Vec<PodAddress>, }
+    PodStatus { phase: Option<String>, #[serde(rename = "podIP")] pod_ip: Option<String>, #[serde(rename = "podIPs")] pod_ips: Vec<PodAddress>, }
     /// One of its addresses.
     PodAddress { ip: Option<String>, }
 }

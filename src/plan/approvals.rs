@@ -356,6 +356,19 @@ fn decide(
                     device_id: id.to_owned(),
                     reason: Reason::Narrowed,
                 });
+                // What it asks for now may be covered by itself, once the old grant is gone.
+                if let Some(record) = pending
+                    && inputs.admit
+                    && !key_differs(&record.public_key)
+                    && grant.excess_of(&record.asked).is_empty()
+                {
+                    let request_id = record.request_id.clone();
+                    actions.push(Action::Approve {
+                        request_id,
+                        device_id: id.to_owned(),
+                        at_most: grant,
+                    });
+                }
             } else if let Some(record) = pending {
                 let held = paired.map(|record| record.holds.clone()).unwrap_or_default();
                 let excess = grant.excess_of(&held.union(&record.asked));
