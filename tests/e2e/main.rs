@@ -9,3 +9,7 @@
 
 mod harness;
 mod harness_selftest;
+mod kubernetes;
+mod scenarios;
+mod sync;
+mod world;
