@@ -65,7 +65,8 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
     loop {
         let desired = desired_changed.borrow_and_update().clone();
         let link = link_changed.borrow_and_update().clone();
-        let mut signals = link.up().map(|up| up.door.signals());
+        // Taken before the pass: what changes while it runs wakes the next one.
+        let mut signals = link.up().map(|up| up.door.signals().from_now());
         let next = match &link {
             Link::Up(up) => pass(&shared, &desired, up, &mut told).await,
             Link::Again => RELIST,

@@ -96,7 +96,8 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
             lane.writes = Writes::default();
         }
         let link = link_changed.borrow_and_update().clone();
-        let mut signals = link.up().map(|up| up.door.signals());
+        // Taken before the pass: what changes while it runs wakes the next one.
+        let mut signals = link.up().map(|up| up.door.signals().from_now());
         let next = lane.pass(&desired, link.up()).await;
         tokio::select! {
             news = desired_changed.changed() => if news.is_err() { return },

@@ -22,6 +22,15 @@ pub struct Signals {
     pub closed: watch::Receiver<Option<Closed>>,
 }
 
+impl Signals {
+    /// From now on: what has changed before is seen by whoever looks now.
+    pub fn from_now(mut self) -> Self {
+        self.devices.mark_unchanged();
+        self.config.mark_unchanged();
+        self
+    }
+}
+
 /// Waits until the counter goes up; for ever where there is no door, or it has closed.
 pub async fn changed(counter: Option<&mut watch::Receiver<u64>>) {
     match counter {

@@ -7,4 +7,4 @@ pub mod approvals;
 pub mod trust;
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
