@@ -7,6 +7,8 @@
     clippy::print_stderr
 )]
 
+mod fakes;
+mod faults;
 mod harness;
 mod harness_selftest;
 mod kubernetes;

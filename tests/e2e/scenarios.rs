@@ -8,7 +8,7 @@ use crate::harness::device::{ConnectOptions, ConnectOutcome, Device, DeviceIdent
 use crate::harness::gateway::Gateway;
 use crate::harness::netns::{Host, Network};
 use crate::harness::wait;
-use crate::world::{A_WHILE, Of, PATIENCE, TRUST, World, approval, enter, refused_for_pairing, url_spec};
+use crate::world::{A_WHILE, Of, PATIENCE, World, approval, enter, refused_for_pairing, url_spec};
 
 /// A device behind nothing waits, gets in by its approval, and is put out by the approval's deletion.
 pub async fn let_in_and_put_out(world: &World, gateway: &Gateway, network: &Network, host: &Host) {
@@ -207,7 +207,6 @@ pub async fn outages(world: &World, gateway: &mut Gateway, url: &str) {
     let options = ConnectOptions::new(url, gateway.token());
     world.manage(gateway).await;
     world.approve("first", approval(&first, &["operator.read"])).await;
-    refused_for_pairing(&first, &options).await;
     let first_conn = enter(&first, &options).await;
     let record = gateway.paired(&first.id()).await.expect("a paired record");
 
@@ -262,9 +261,4 @@ pub async fn outages(world: &World, gateway: &mut Gateway, url: &str) {
 pub fn approvals_logged(gateway: &Gateway, device: &DeviceIdentity) -> usize {
     let line = format!("device pairing approved device={}", device.id());
     gateway.log_text().matches(&line).count()
-}
-
-/// The object's namespace and name as messages show it.
-pub fn shown(namespace: &str) -> String {
-    format!("{namespace}/{TRUST}")
 }
