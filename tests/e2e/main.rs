@@ -7,11 +7,14 @@
     clippy::print_stderr
 )]
 
+mod approvals;
+mod crds;
 mod fakes;
 mod faults;
 mod harness;
 mod harness_selftest;
 mod kubernetes;
 mod scenarios;
+mod service;
 mod sync;
 mod world;

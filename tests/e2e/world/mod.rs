@@ -4,6 +4,7 @@
 mod cluster;
 mod folder;
 pub mod gateways;
+pub mod objects;
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::harness::gateway::Gateway;
 use crate::harness::process::Finished;
 use crate::harness::{Operator, wait};
 
-pub use cluster::Cluster;
+pub use cluster::{Cluster, repository_file};
 pub use folder::Folder;
 
 /// The name of every test's `GatewayTrust`.
