@@ -50,8 +50,15 @@ impl<F, C: Connector> Shared<F, C> {
         self.desired.borrow().clone()
     }
 
-    /// Hands an event to the reporter. A full queue drops it: events inform, statuses tell the truth.
+    /// Logs an event, one line for each decision, and hands it to the reporter. A full queue drops it: events inform, statuses tell the truth.
     fn note(&self, note: Note) {
+        if note.subject == Subject::Gateway {
+            let gateway = &self.desired.borrow().key;
+            match note.kind {
+                NoteKind::Normal => tracing::info!(%gateway, event = note.reason, "{}", note.message),
+                NoteKind::Warning => tracing::warn!(%gateway, event = note.reason, "{}", note.message),
+            }
+        }
         if self.notes.try_send(note).is_err() {
             tracing::debug!("an event is left out: too many wait");
         }
