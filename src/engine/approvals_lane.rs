@@ -214,12 +214,16 @@ async fn pass<F: Front, C: Connector>(
 
 fn failed<F: Front, C: Connector>(shared: &Shared<F, C>, desired: &Desired, error: &CallError) -> Duration {
     tracing::warn!(gateway = %desired.key, %error, "approvals: a call to the gateway failed");
-    shared.approvals.send_if_modified(|facts| match facts {
-        Some(facts) => {
-            facts.problem = Some(error.to_string());
-            true
-        }
-        None => false,
+    shared.approvals.send_modify(|facts| {
+        // A gateway that never gave a list is a problem too, not one that was not looked at.
+        let facts = facts.get_or_insert_with(|| Facts {
+            plan: ApprovalsPlan::default(),
+            devices: DeviceList::default(),
+            claimed_by: None,
+            problem: None,
+            live: false,
+        });
+        facts.problem = Some(error.to_string());
     });
     match error {
         CallError::Limited { retry, .. } => *retry,

@@ -247,6 +247,12 @@ fn approvals_verdict<D>(sources: &Sources<'_, D>) -> Verdict {
             (None, Some(problem)) => Verdict::new(kind, false, Reason::CallFailed, format!("{problem}; tried again.")),
             (None, None) => enforced(&facts.plan, enforce),
         },
+        (
+            Link::Up(_),
+            Some(approvals_lane::Facts {
+                problem: Some(problem), ..
+            }),
+        ) => Verdict::new(kind, false, Reason::CallFailed, format!("{problem}; tried again.")),
         (Link::Up(_) | Link::Again, _) => Verdict::new(kind, Truth::Unknown, Reason::Pending, "Not looked at yet."),
         (Link::Down { .. }, _) => Verdict::new(
             kind,

@@ -7,5 +7,11 @@
     clippy::print_stderr
 )]
 
+mod fakes;
+mod faults;
 mod harness;
 mod harness_selftest;
+mod kubernetes;
+mod scenarios;
+mod sync;
+mod world;
