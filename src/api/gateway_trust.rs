@@ -1,5 +1,8 @@
 //! `GatewayTrust`: who the proxies of one gateway are. Types of the CRD; no IO.
 
+// Each printcolumn has a type of its own; the lint takes them for one attribute.
+#![allow(clippy::duplicated_attributes)]
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;

@@ -1,7 +1,7 @@
 //! One worker per gateway: observe -> plan -> apply -> report. Knows neither kube nor files.
 //!
 //! Two traits bound it: a [`Front`] (desired objects in; statuses, events and finalizers out) and a
-//! [`Connector`](crate::gateway::Connector) with its doors (the gateway). A worker has four tasks: the *link* keeps
+//! [`Connector`] with its doors (the gateway). A worker has four tasks: the *link* keeps
 //! the connection, the *approvals lane* and the *trust lane* plan and apply, and the *reporter* publishes. The lanes
 //! share nothing but the connection, so an approval never waits for a config write, discovery, a status or an event.
 
