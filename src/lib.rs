@@ -3,6 +3,8 @@
 //! Data flows one way: [`cluster`] and [`gateway`] are observed, [`discovery`] and [`plan`] decide (pure), and the
 //! [`engine`] applies and reports. Two fronts feed the engine: [`controller`] (Kubernetes) and [`folder`] (files).
 
+#![forbid(unsafe_code)]
+
 pub mod api;
 pub mod cidr;
 pub mod cli;

@@ -1,5 +1,7 @@
 //! The command line: wiring only. What the commands do is in [`gatewaytrust::cli`].
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser as _;

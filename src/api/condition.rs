@@ -159,8 +159,6 @@ reasons! {
     ConfigRejected,
     /// The gateway limits how often its config may be written; tried again when it said.
     Throttled,
-    /// After the write, the gateway's config was not what had been written.
-    ReadBackDiffers,
     /// Another owner of the config keeps putting its own list back; it is not fought.
     RevertedByOther,
 

@@ -1,5 +1,8 @@
 //! `DeviceApproval`: which device may connect, as what, to do what, until when. Types of the CRD; no IO.
 
+// Each printcolumn has a type of its own; the lint takes them for one attribute.
+#![allow(clippy::duplicated_attributes)]
+
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};

@@ -1,5 +1,8 @@
 //! `GatewayTrust`: who the proxies of one gateway are. Types of the CRD; no IO.
 
+// Each printcolumn has a type of its own; the lint takes them for one attribute.
+#![allow(clippy::duplicated_attributes)]
+
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
@@ -126,8 +129,8 @@ pub struct AuthSpec {
     pub password_secret_ref: Option<SecretKeyReference>,
 }
 
-/// One key of a Secret in this object's namespace. For `sync`: the file `NAME/KEY` below `--secrets-dir`, else the
-/// environment variable KEY.
+/// One key of a Secret in this object's namespace. For `sync`: with `--secrets-dir` the file `NAME/KEY` below it;
+/// without, the environment variable KEY, or the file that KEY_FILE names.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyReference {

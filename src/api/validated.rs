@@ -102,9 +102,7 @@ impl Origin {
     /// # Errors
     /// A sentence that says what is wrong.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let url: http::Uri = text
-            .parse()
-            .map_err(|error| format!("{text:?} is not a URL ({error})"))?;
+        let url: http::Uri = text.parse().map_err(|error| format!("is not a URL ({error})"))?;
         let tls = match url.scheme_str() {
             Some("https" | "wss") => true,
             Some("http" | "ws") => false,
@@ -115,7 +113,7 @@ impl Origin {
                 ));
             }
         };
-        let authority = url.authority().ok_or_else(|| format!("{text:?} names no host"))?;
+        let authority = url.authority().ok_or_else(|| "names no host".to_owned())?;
         if authority.as_str().contains('@') {
             return Err("must not hold a user name or password: put the token into a Secret".to_owned());
         }
@@ -128,7 +126,7 @@ impl Origin {
             .trim_end_matches(']')
             .to_ascii_lowercase();
         if host.is_empty() {
-            return Err(format!("{text:?} names no host"));
+            return Err("names no host".to_owned());
         }
         let port = match authority.port() {
             None => {

@@ -11,8 +11,10 @@ use super::CommandError;
 use super::plan::{GatewayState, Sources};
 use crate::api::validated::ValidatedTrust;
 use crate::api::{DeviceApproval, GatewayTrust};
+use crate::cluster::SourceKey;
 use crate::cluster::dump::Dump;
-use crate::controller::{Options, front, key_of, object, record, target, watches};
+use crate::controller::{Options, front, key_of, object, record, target};
+use crate::discovery::{self, GatewayView};
 use crate::gateway::websocket::WebSocketConnector;
 use crate::gateway::{Connector as _, Door as _};
 
@@ -61,7 +63,7 @@ async fn list(client: &Client, resource: ApiResource, selector: &str, dump: &mut
 }
 
 /// Reads what `plan` needs.
-pub(super) async fn sources() -> Result<Sources, CommandError> {
+pub(super) async fn sources(allow_insecure_urls: bool) -> Result<Sources, CommandError> {
     let client = client().await?;
     let mut sources = Sources::default();
     let dump = &mut sources.dump;
@@ -87,12 +89,15 @@ pub(super) async fn sources() -> Result<Sources, CommandError> {
         .filter_map(|trust| Some((trust, ValidatedTrust::parse(&trust.spec).ok()?)));
     for (trust, parsed) in parsed {
         let key = key_of(trust);
-        for wanted in watches::wanted(&key, &parsed) {
-            if let watches::WatchKey::Pods(_, selector) = wanted {
+        for wanted in discovery::sources(GatewayView {
+            key: &key,
+            trust: &parsed,
+        }) {
+            if let SourceKey::Pods(_, selector) = wanted {
                 list(&client, ApiResource::erase::<Pod>(&()), &selector, dump).await?;
             }
         }
-        let state = gateway_state(&client, trust, &parsed).await;
+        let state = gateway_state(&client, trust, &parsed, allow_insecure_urls).await;
         sources.gateways.insert(Some(key), state);
     }
     Ok(sources)
@@ -100,7 +105,12 @@ pub(super) async fn sources() -> Result<Sources, CommandError> {
 
 /// Asks the gateway itself, as the operator's own device and only where that is paired already: a handshake with a
 /// new device could be paired silently. Where it cannot be asked, the plan says that its config is not known.
-async fn gateway_state(client: &Client, trust: &GatewayTrust, parsed: &ValidatedTrust) -> GatewayState {
+async fn gateway_state(
+    client: &Client,
+    trust: &GatewayTrust,
+    parsed: &ValidatedTrust,
+    allow_insecure_urls: bool,
+) -> GatewayState {
     let key = key_of(trust);
     let own_device = trust
         .status
@@ -122,9 +132,8 @@ async fn gateway_state(client: &Client, trust: &GatewayTrust, parsed: &Validated
     if own_device.as_deref() != Some(record.identity.device_id().as_str()) {
         return state;
     }
-    // The caller decides what the token may cross; the operator's own settings are not known here.
     let options = Options {
-        allow_insecure_urls: true,
+        allow_insecure_urls,
         ..Options::default()
     };
     let Ok(target) = target::resolve(client, &options, &key, parsed).await else {

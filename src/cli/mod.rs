@@ -123,6 +123,12 @@ struct PlanArguments {
     /// Namespaces that proxies may live in besides their controllers' usual ones (`*`: all). May be repeated.
     #[arg(long, value_delimiter = ',', env = "GATEWAYTRUST_PROXY_NAMESPACES")]
     proxy_namespaces: Vec<String>,
+    /// Write what is known of the gateways to a file, for --gateway-state (it holds no secret).
+    #[arg(long, value_name = "FILE", conflicts_with = "files")]
+    record: Option<PathBuf>,
+    /// Without -f: allow `spec.gateway.url` to be plain http. The token then crosses the network readable.
+    #[arg(long)]
+    allow_insecure_gateway_urls: bool,
     /// How the plan is printed.
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,

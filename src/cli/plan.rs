@@ -1,6 +1,6 @@
 //! `plan`: what would be done and why, as text or as JSON in a stable order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
 
@@ -27,7 +27,7 @@ pub struct GatewayState {
     /// The operator's own device.
     pub own_device: Option<String>,
     /// The prefixes that the operator has put into the config.
-    pub owned: std::collections::BTreeSet<crate::cidr::Prefix>,
+    pub owned: BTreeSet<crate::cidr::Prefix>,
 }
 
 impl GatewayState {
@@ -59,6 +59,19 @@ impl GatewayState {
     }
 }
 
+impl GatewayState {
+    /// As [`GatewayState::parse`] reads it.
+    pub fn to_json(&self) -> Value {
+        let owned: Vec<String> = self.owned.iter().map(ToString::to_string).collect();
+        json!({
+            "config": self.config.as_ref().map(GatewayConfig::to_json),
+            "devices": self.devices.as_ref().map(DeviceList::to_json),
+            "operatorDevice": self.own_device,
+            "owned": owned,
+        })
+    }
+}
+
 /// Everything that a plan is made from.
 #[derive(Debug, Default)]
 pub struct Sources {
@@ -82,7 +95,7 @@ pub(super) async fn execute(arguments: PlanArguments) -> Result<Answer, CommandE
     let now = arguments.now.unwrap_or_else(Timestamp::now);
     let namespaces = NamespacePolicy::new(arguments.proxy_namespaces.iter().map(String::as_str));
     let mut sources = if arguments.files.is_empty() {
-        live::sources().await?
+        live::sources(arguments.allow_insecure_gateway_urls).await?
     } else {
         read_files(&arguments.files)?
     };
@@ -91,17 +104,35 @@ pub(super) async fn execute(arguments: PlanArguments) -> Result<Answer, CommandE
         let (key, state) = read_state(given)?;
         sources.gateways.insert(key, state);
     }
+    if let Some(file) = &arguments.record {
+        record(file, &sources)?;
+    }
     let plan = make(&sources, now);
     match arguments.output {
         Output::Json => print(&format!("{:#}\n", plan.document))?,
         Output::Yaml => print(&crate::folder::front::yaml(&plan.document).map_err(CommandError::Failed)?)?,
         Output::Text => print(&plan.text)?,
     }
+    if !arguments.files.is_empty() && !plan.invalid.is_empty() {
+        return Err(CommandError::Input(plan.invalid.join("\n")));
+    }
     Ok(if arguments.exit_code && plan.changes {
         Answer::No
     } else {
         Answer::Yes
     })
+}
+
+fn record(file: &Path, sources: &Sources) -> Result<(), CommandError> {
+    let states: Vec<_> = sources.gateways.iter().collect();
+    let [(_, state)] = states.as_slice() else {
+        return Err(CommandError::Input(format!(
+            "--record takes one gateway, and there are {}",
+            states.len()
+        )));
+    };
+    let text = format!("{:#}\n", state.to_json());
+    std::fs::write(file, text).map_err(|error| CommandError::Failed(format!("--record {}: {error}", file.display())))
 }
 
 fn read_files(files: &[std::path::PathBuf]) -> Result<Sources, CommandError> {
@@ -172,6 +203,8 @@ pub struct Printed {
     pub text: String,
     /// Whether something would be changed.
     pub changes: bool,
+    /// Objects of ours whose spec has no meaning, one sentence each.
+    pub invalid: Vec<String>,
 }
 
 /// Plans every gateway of the sources. Pure: the same input gives the same output, byte for byte.
@@ -192,24 +225,52 @@ pub fn make(sources: &Sources, now: Timestamp) -> Printed {
         text.push_str(&words);
         changes |= changed;
     }
+    let known: BTreeSet<ObjectKey> = sources.dump.trusts.iter().map(|(_, trust)| namespaced(trust)).collect();
+    let orphans: BTreeSet<String> = sources
+        .dump
+        .approvals
+        .iter()
+        .map(|(_, approval)| approval)
+        .filter(|approval| !known.contains(&gateway_of(approval)))
+        .map(|approval| namespaced(approval).to_string())
+        .collect();
+    for orphan in &orphans {
+        text.push_str(&format!(
+            "DeviceApproval {orphan} refers to a GatewayTrust that is not in the input.\n"
+        ));
+    }
+    let invalid = invalid(sources);
     if gateways.is_empty() {
         text.push_str("No GatewayTrust in the input.\n");
     }
     let ignored: BTreeMap<&String, &usize> = sources.dump.ignored.iter().collect();
-    let document =
-        json!({"apiVersion": format!("{GROUP}/{VERSION}"), "kind": "Plan", "gateways": gateways, "ignored": ignored});
+    let document = json!({"apiVersion": format!("{GROUP}/{VERSION}"), "kind": "Plan", "gateways": gateways, "orphans": orphans, "ignored": ignored});
     Printed {
         document,
         text,
         changes,
+        invalid,
     }
 }
 
+fn gateway_of(approval: &DeviceApproval) -> ObjectKey {
+    ObjectKey::new(namespaced(approval).namespace, &approval.spec.gateway_trust_ref.name)
+}
+
+fn invalid(sources: &Sources) -> Vec<String> {
+    let trusts = sources.dump.trusts.iter().filter_map(|(file, trust)| {
+        let error = ValidatedTrust::parse(&trust.spec).err()?;
+        Some(format!("{file}: GatewayTrust {}: {error}", namespaced(trust)))
+    });
+    let approvals = sources.dump.approvals.iter().filter_map(|(file, approval)| {
+        let error = ValidatedApproval::parse(&approval.spec).err()?;
+        Some(format!("{file}: DeviceApproval {}: {error}", namespaced(approval)))
+    });
+    trusts.chain(approvals).collect()
+}
+
 fn inputs(sources: &Sources, key: &ObjectKey) -> Vec<ApprovalInput> {
-    let refers = |approval: &&DeviceApproval| {
-        let own = namespaced(*approval);
-        own.namespace == key.namespace && approval.spec.gateway_trust_ref.name == key.name
-    };
+    let refers = |approval: &&DeviceApproval| gateway_of(approval) == *key;
     let mut inputs: Vec<ApprovalInput> = sources
         .dump
         .approvals

@@ -96,6 +96,9 @@ fn condition<'a>(
 }
 
 fn is_hopeless(published: &Published) -> bool {
+    if condition(published, "ApprovalsEnforced").is_some_and(|condition| condition.reason == "GatewayClaimed") {
+        return true;
+    }
     condition(published, "GatewayReachable").is_some_and(|condition| HOPELESS.contains(&condition.reason.as_str()))
 }
 

@@ -3,7 +3,7 @@
 //! Watches fill it (`controller::watches`), and files can too ([`dump`]). Objects are decoded into the minimal structs of
 //! [`raw`] and kept as the views below: nothing of a pod is held that no decision needs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::Serialize;
@@ -160,13 +160,52 @@ pub struct GatewayCredentialView {
     pub key: String,
 }
 
-/// A source that could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+/// One source: what is read together, and fails together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SourceKey {
+    /// All Ingresses.
+    Ingresses,
+    /// All IngressClasses.
+    IngressClasses,
+    /// All Namespaces: their labels.
+    Namespaces,
+    /// One Service.
+    Service(ObjectKey),
+    /// The EndpointSlices of one Service.
+    Slices(ObjectKey),
+    /// Pods by selector, in one namespace or all.
+    Pods(Option<String>, String),
+}
+
+impl SourceKey {
+    /// The kind that is read.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Ingresses => Kind::Ingress,
+            Self::IngressClasses => Kind::IngressClass,
+            Self::Namespaces => Kind::Namespace,
+            Self::Service(_) => Kind::Service,
+            Self::Slices(_) => Kind::EndpointSlice,
+            Self::Pods(..) => Kind::Pod,
+        }
+    }
+
+    /// Where: a name, or a namespace and selector; empty for the whole cluster.
+    pub fn scope(&self) -> String {
+        match self {
+            Self::Ingresses | Self::IngressClasses | Self::Namespaces => String::new(),
+            Self::Service(key) | Self::Slices(key) => key.to_string(),
+            Self::Pods(namespace, selector) => format!(
+                "{}{selector}",
+                namespace.as_ref().map(|name| format!("{name}: ")).unwrap_or_default()
+            ),
+        }
+    }
+}
+
+/// Why a source is not as fresh as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SourceFault {
-    /// What was to be read.
-    pub kind: Kind,
-    /// Where: a namespace and selector, or empty for the whole cluster.
-    pub scope: String,
     /// What went wrong, without any response body.
     pub problem: String,
     /// Whether it merely was not read yet: nothing is written before it was, once.
@@ -193,7 +232,8 @@ pub struct Snapshot {
     #[serde(serialize_with = "by_name")]
     pub pods: BTreeMap<ObjectKey, PodView>,
     /// Sources that could not be read, or not yet.
-    pub faults: BTreeSet<SourceFault>,
+    #[serde(skip)]
+    pub faults: BTreeMap<SourceKey, SourceFault>,
     /// Whether there is a cluster at all: `sync` has none.
     pub exists: bool,
 }

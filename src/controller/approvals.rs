@@ -1,9 +1,13 @@
 //! The small controller of approvals: guards each by a finalizer, and speaks for those that refer to no gateway.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
 use kube::ResourceExt as _;
+use kube::api::Api;
+use kube::core::PartialObjectMeta;
 use kube::runtime::controller::Action;
 
 use super::{Context, ReconcileError, key_of, object};
@@ -12,18 +16,24 @@ use crate::api::device_approval::{Decision, DeletionPolicy};
 use crate::api::validated::ValidatedApproval;
 use crate::api::{ABANDON, DeviceApproval, FINALIZER, ObjectKey, Reason};
 
+/// How often a deleted approval without a gateway looks whether its namespace is being deleted too.
+const NAMESPACE_LOOK: Duration = Duration::from_secs(10);
+
 /// Reconciles one approval as far as its gateway's worker does not.
 pub(super) async fn reconcile(approval: Arc<DeviceApproval>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let key = key_of(approval.as_ref());
     let gateway = ObjectKey::new(&key.namespace, &approval.spec.gateway_trust_ref.name);
     let deleting = approval.metadata.deletion_timestamp.is_some();
+    if context.trusts.wait_until_ready().await.is_err() {
+        return Ok(Action::requeue(Duration::from_secs(5)));
+    }
     if context.has_gateway(&gateway) {
         if !deleting {
             object::add_finalizer(&context.client, approval.as_ref(), FINALIZER).await?;
         }
         return Ok(Action::await_change());
     }
-    if deleting && (needs_nothing(&approval) || context.namespace_ends(&key.namespace)) {
+    if deleting && (needs_nothing(&approval) || context.namespace_ends(&key.namespace).await) {
         object::remove_finalizer(&context.client, approval.as_ref(), FINALIZER).await?;
         return Ok(Action::await_change());
     }
@@ -36,10 +46,16 @@ pub(super) async fn reconcile(approval: Arc<DeviceApproval>, context: Arc<Contex
         .into_iter()
         .map(|verdict| verdict.into_condition(&previous.conditions, approval.metadata.generation, now))
         .collect();
+    context.succeeded("DeviceApproval", key.clone());
     if status != previous {
         object::apply_status::<DeviceApproval>(&context.client, &key.namespace, &key.name, &status).await?;
     }
-    Ok(Action::await_change())
+    // Its namespace may begin to end later, and nothing tells of that.
+    Ok(if deleting {
+        Action::requeue(NAMESPACE_LOOK)
+    } else {
+        Action::await_change()
+    })
 }
 
 /// Whether a deleted approval leaves nothing to be revoked.
@@ -88,11 +104,12 @@ fn orphan(approval: &DeviceApproval, gateway: &ObjectKey, deleting: bool) -> Vec
 }
 
 impl Context {
-    fn namespace_ends(&self, namespace: &str) -> bool {
-        self.watches
-            .snapshot()
-            .namespaces
+    /// Whether the namespace is being deleted, asked live: without a gateway nothing is watched there.
+    async fn namespace_ends(&self, namespace: &str) -> bool {
+        let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(self.client.clone());
+        namespaces
             .get(namespace)
-            .is_some_and(|view| view.terminating)
+            .await
+            .is_ok_and(|found| found.metadata.deletion_timestamp.is_some())
     }
 }

@@ -1,6 +1,5 @@
 //! Kubernetes as a front: statuses by server-side apply, events by the API, finalizers.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, ObjectReference};
@@ -15,7 +14,6 @@ use crate::api::condition::shorten;
 use crate::api::gateway_trust::GatewayTrustStatus;
 use crate::api::validated::ValidatedTrust;
 use crate::api::{DeviceApproval, DeviceApprovalStatus, FINALIZER, GatewayTrust, ObjectKey, Reason};
-use crate::cidr::Prefix;
 use crate::engine::approvals_lane::DEVICE_NAME_PREFIX;
 use crate::engine::front::{FrontError, Record, ResolvedTarget, TargetError};
 use crate::engine::{Desired, Front, Note, NoteKind, Subject};
@@ -108,8 +106,9 @@ impl Front for KubeFront {
         record::load(&self.client, gateway, owner.as_deref()).await
     }
 
-    async fn remember(&self, gateway: &ObjectKey, owned: &BTreeSet<Prefix>) -> Result<(), FrontError> {
-        record::remember(&self.client, gateway, owned).await
+    async fn remember(&self, gateway: &ObjectKey, record: &Record) -> Result<(), FrontError> {
+        let owner = self.trust(gateway);
+        record::remember(&self.client, gateway, record, owner.as_deref()).await
     }
 
     fn device_name(&self, gateway: &ObjectKey) -> String {

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use kube::api::{Api, ListParams};
 use kube::runtime::controller::{Action, Controller, Error as ControllerError};
 use kube::runtime::reflector::{self, ObjectRef, Store};
@@ -19,7 +21,8 @@ use tokio::sync::mpsc;
 
 use crate::api::validated::{ValidatedApproval, ValidatedTrust};
 use crate::api::{ABANDON, DeviceApproval, FINALIZER, GatewayTrust, ObjectKey};
-use crate::discovery::NamespacePolicy;
+use crate::cluster::SourceKey;
+use crate::discovery::{GatewayView, NamespacePolicy, sources};
 use crate::engine::front::DesiredApproval;
 use crate::engine::{Desired, Settings, Worker};
 use crate::gateway::websocket::WebSocketConnector;
@@ -35,6 +38,9 @@ pub mod watches;
 use front::KubeFront;
 use object::ObjectError;
 use watches::ClusterWatches;
+
+/// How long a deleted `GatewayTrust` waits for approvals that are deleted together with it.
+const DELETED_TOGETHER: Duration = Duration::from_secs(10);
 
 /// Settings of `run`.
 #[derive(Clone, Debug, Default)]
@@ -84,7 +90,7 @@ pub(crate) struct Context {
     workers: Mutex<BTreeMap<ObjectKey, Worker>>,
     front: KubeFront,
     wake_approvals: mpsc::UnboundedSender<ObjectRef<DeviceApproval>>,
-    failures: Mutex<BTreeMap<String, u32>>,
+    backoffs: Mutex<BTreeMap<(&'static str, ObjectKey), ExponentialBackoff>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -121,7 +127,7 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
         workers: Mutex::default(),
         front,
         wake_approvals,
-        failures: Mutex::default(),
+        backoffs: Mutex::default(),
     });
 
     // One watch of approvals feeds the store first, then both controllers.
@@ -144,13 +150,14 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
         .reconcile_all_on(context.watches.changes())
         .run(
             reconcile,
-            |_, error, context| retry(error, "gatewaytrust", context),
+            |trust, _, context| context.retry("GatewayTrust", key_of(trust.as_ref())),
             context.clone(),
         )
         .for_each(|outcome| {
             if let Err(ControllerError::ObjectNotFound(reference)) = &outcome {
                 let key = ObjectKey::new(reference.namespace.clone().unwrap_or_default(), reference.name.clone());
                 context.forget(&key);
+                context.wake_approvals_of(&key);
             }
             log_outcome(outcome);
             std::future::ready(())
@@ -159,7 +166,7 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
         .reconcile_on(stream(approvals_woken))
         .run(
             approvals::reconcile,
-            |_, error, context| retry(error, "deviceapproval", context),
+            |approval, _, context| context.retry("DeviceApproval", key_of(approval.as_ref())),
             context.clone(),
         )
         .for_each(|outcome| {
@@ -219,28 +226,22 @@ fn log_outcome<K: kube::Resource, E: std::error::Error + 'static, Q: std::error:
     }
 }
 
-/// Backs off for each kind of failure on its own; a success of that kind starts it over.
-fn retry(error: &ReconcileError, what: &str, context: Arc<Context>) -> Action {
-    let mut failures = lock(&context.failures);
-    let count = failures.entry(format!("{what}: {error}")).or_insert(0);
-    *count = count.saturating_add(1);
-    let seconds = 2_u64.saturating_pow((*count).min(5));
-    Action::requeue(Duration::from_secs(seconds))
-}
-
 async fn reconcile(trust: Arc<GatewayTrust>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let key = key_of(trust.as_ref());
+    let mut requeue = Action::await_change();
+    // Without all approvals it is not known which ones wait for this gateway.
+    if context.approvals.wait_until_ready().await.is_err() {
+        return Ok(Action::requeue(Duration::from_secs(5)));
+    }
     context.watches.want(context.wanted_watches());
     let deleting = trust.metadata.deletion_timestamp.is_some();
-    let waits_for = context
-        .approvals_of(&key)
-        .into_iter()
-        .filter(|approval| approval.metadata.deletion_timestamp.is_some())
-        .count();
-    if deleting && waits_for == 0 {
-        context.forget(&key);
-        object::remove_finalizer(&context.client, trust.as_ref(), FINALIZER).await?;
-        return Ok(Action::await_change());
+    if deleting && let Some(wait) = context.release_wait(&key, &trust) {
+        if wait.is_zero() {
+            context.forget(&key);
+            object::remove_finalizer(&context.client, trust.as_ref(), FINALIZER).await?;
+            return Ok(Action::await_change());
+        }
+        requeue = Action::requeue(wait);
     }
     if !deleting {
         object::add_finalizer(&context.client, trust.as_ref(), FINALIZER).await?;
@@ -268,11 +269,29 @@ async fn reconcile(trust: Arc<GatewayTrust>, context: Arc<Context>) -> Result<Ac
     if is_new {
         context.wake_approvals_of(&key);
     }
-    lock(&context.failures).clear();
-    Ok(Action::await_change())
+    context.succeeded("GatewayTrust", key);
+    Ok(requeue)
 }
 
 impl Context {
+    /// When to try an object again: a back-off of its own, with jitter, which starts over with its next success.
+    fn retry(&self, kind: &'static str, key: ObjectKey) -> Action {
+        let mut backoffs = lock(&self.backoffs);
+        let fresh = || {
+            let builder = ExponentialBuilder::default().with_min_delay(Duration::from_millis(500));
+            builder
+                .with_max_delay(Duration::from_secs(60))
+                .with_jitter()
+                .without_max_times()
+                .build()
+        };
+        let wait = backoffs.entry((kind, key)).or_insert_with(fresh).next();
+        Action::requeue(wait.unwrap_or(Duration::from_secs(60)))
+    }
+
+    fn succeeded(&self, kind: &'static str, key: ObjectKey) {
+        lock(&self.backoffs).remove(&(kind, key));
+    }
     /// The approvals that refer to a gateway.
     fn approvals_of(&self, gateway: &ObjectKey) -> Vec<Arc<DeviceApproval>> {
         let mut approvals: Vec<_> = self
@@ -294,16 +313,44 @@ impl Context {
         }
     }
 
-    /// Ends a gateway's worker; its approvals are told that they have none any more.
+    /// Ends a gateway's worker.
     fn forget(&self, gateway: &ObjectKey) {
         if lock(&self.workers).remove(gateway).is_some() {
             tracing::info!(%gateway, "its GatewayTrust is gone: this gateway is left as it is");
-            self.wake_approvals_of(gateway);
         }
     }
 
+    /// Whether the `GatewayTrust` exists.
     fn has_gateway(&self, gateway: &ObjectKey) -> bool {
-        lock(&self.workers).contains_key(gateway)
+        self.trusts
+            .get(&ObjectRef::new(&gateway.name).within(&gateway.namespace))
+            .is_some()
+    }
+
+    /// How long a `GatewayTrust` that is being deleted must stay; none while an approval that is being deleted
+    /// still has to be revoked through it.
+    fn release_wait(&self, gateway: &ObjectKey, trust: &GatewayTrust) -> Option<Duration> {
+        let approvals = self.approvals_of(gateway);
+        if approvals
+            .iter()
+            .any(|approval| approval.metadata.deletion_timestamp.is_some())
+        {
+            return None;
+        }
+        if !approvals
+            .iter()
+            .any(|approval| approval.finalizers().iter().any(|finalizer| finalizer == FINALIZER))
+        {
+            return Some(Duration::ZERO);
+        }
+        // `kubectl delete -f` and pruning delete one object after the other: the approvals may come in a moment.
+        let since = trust
+            .metadata
+            .deletion_timestamp
+            .as_ref()
+            .map_or_else(Timestamp::now, |time| time.0);
+        let passed = Duration::try_from(Timestamp::now().duration_since(since)).unwrap_or_default();
+        Some(DELETED_TOGETHER.saturating_sub(passed))
     }
 
     fn desired(&self, key: &ObjectKey, trust: &GatewayTrust) -> Desired {
@@ -338,12 +385,19 @@ impl Context {
     }
 
     /// What has to be watched for the gateways that there are.
-    fn wanted_watches(&self) -> BTreeSet<watches::WatchKey> {
+    fn wanted_watches(&self) -> BTreeSet<SourceKey> {
         let parsed = self
             .trusts
             .state()
             .into_iter()
             .filter_map(|trust| Some((key_of(trust.as_ref()), ValidatedTrust::parse(&trust.spec).ok()?)));
-        parsed.flat_map(|(key, trust)| watches::wanted(&key, &trust)).collect()
+        parsed
+            .flat_map(|(key, trust)| {
+                sources(GatewayView {
+                    key: &key,
+                    trust: &trust,
+                })
+            })
+            .collect()
     }
 }

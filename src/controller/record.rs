@@ -46,31 +46,16 @@ pub async fn load(client: &Client, gateway: &ObjectKey, owner: Option<&GatewayTr
         Some(secret) => read(gateway, &secret),
         None => {
             let identity = Identity::generate().map_err(|error| FrontError(error.to_string()))?;
-            let secret = Secret {
-                metadata: ObjectMeta {
-                    name: Some(name.clone()),
-                    namespace: Some(gateway.namespace.clone()),
-                    labels: Some(BTreeMap::from([(MANAGED_BY.to_owned(), OURS.to_owned())])),
-                    owner_references: owner.and_then(owner_reference).map(|owner| vec![owner]),
-                    ..ObjectMeta::default()
-                },
-                type_: Some("gatewaytrust.io/operator-device".to_owned()),
-                data: Some(BTreeMap::from([(
-                    DEVICE_KEY.to_owned(),
-                    ByteString(identity.secret().into_bytes()),
-                )])),
-                ..Secret::default()
+            let record = Record {
+                identity,
+                owned: BTreeSet::new(),
             };
             // Create, not apply: a key that is there already must never be replaced.
-            let parameters = PostParams {
-                field_manager: Some(super::object::FIELD_MANAGER.to_owned()),
-                ..PostParams::default()
-            };
-            match api.create(&parameters, &secret).await {
-                Ok(_) => Ok(Record {
-                    identity,
-                    owned: BTreeSet::new(),
-                }),
+            match api
+                .create(&PostParams::default(), &secret_of(gateway, &record, owner))
+                .await
+            {
+                Ok(_) => Ok(record),
                 // Somebody was faster: what they made is the operator's device.
                 Err(kube::Error::Api(status)) if status.code == 409 => {
                     let secret = api.get(&name).await.map_err(|error| failed(gateway, &error))?;
@@ -79,6 +64,29 @@ pub async fn load(client: &Client, gateway: &ObjectKey, owner: Option<&GatewayTr
                 Err(error) => Err(failed(gateway, &error)),
             }
         }
+    }
+}
+
+fn owned_json(record: &Record) -> String {
+    json!(record.owned.iter().map(Prefix::to_string).collect::<Vec<_>>()).to_string()
+}
+
+fn secret_of(gateway: &ObjectKey, record: &Record, owner: Option<&GatewayTrust>) -> Secret {
+    let bytes = |text: String| ByteString(text.into_bytes());
+    Secret {
+        metadata: ObjectMeta {
+            name: Some(secret_name(&gateway.name)),
+            namespace: Some(gateway.namespace.clone()),
+            labels: Some(BTreeMap::from([(MANAGED_BY.to_owned(), OURS.to_owned())])),
+            owner_references: owner.and_then(owner_reference).map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        type_: Some("gatewaytrust.io/operator-device".to_owned()),
+        data: Some(BTreeMap::from([
+            (DEVICE_KEY.to_owned(), bytes(record.identity.secret())),
+            (OWNED.to_owned(), bytes(owned_json(record))),
+        ])),
+        ..Secret::default()
     }
 }
 
@@ -121,20 +129,33 @@ pub fn read(gateway: &ObjectKey, secret: &Secret) -> Result<Record, FrontError> 
     })
 }
 
-/// Remembers which prefixes are the operator's own.
+/// Remembers which prefixes are the operator's own. A Secret that somebody has deleted meanwhile is made again.
 ///
 /// # Errors
 /// [`FrontError`].
-pub async fn remember(client: &Client, gateway: &ObjectKey, owned: &BTreeSet<Prefix>) -> Result<(), FrontError> {
+pub async fn remember(
+    client: &Client,
+    gateway: &ObjectKey,
+    record: &Record,
+    owner: Option<&GatewayTrust>,
+) -> Result<(), FrontError> {
     let api: Api<Secret> = Api::namespaced(client.clone(), &gateway.namespace);
-    let texts: Vec<String> = owned.iter().map(Prefix::to_string).collect();
-    let patch = json!({"stringData": {OWNED: json!(texts).to_string()}});
-    let patched = api
+    let patch = json!({"stringData": {OWNED: owned_json(record)}});
+    match api
         .patch(
             &secret_name(&gateway.name),
             &PatchParams::default(),
             &Patch::Merge(patch),
         )
-        .await;
-    patched.map(drop).map_err(|error| failed(gateway, &error))
+        .await
+    {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => {
+            let created = api
+                .create(&PostParams::default(), &secret_of(gateway, record, owner))
+                .await;
+            created.map(drop).map_err(|error| failed(gateway, &error))
+        }
+        Err(error) => Err(failed(gateway, &error)),
+    }
 }

@@ -22,75 +22,10 @@ use tokio::task::AbortHandle;
 use super::key_of;
 use super::object::describe;
 use crate::api::ObjectKey;
-use crate::api::gateway_trust::Discover;
-use crate::api::validated::{Target, ValidatedTrust};
 use crate::cluster::{
-    IngressClassView, IngressView, Kind, NamespaceView, PodView, ServiceView, SliceView, Snapshot, SourceFault, raw,
+    IngressClassView, IngressView, NamespaceView, PodView, ServiceView, SliceView, Snapshot, SourceFault, SourceKey,
+    raw,
 };
-use crate::discovery::ingress_nginx;
-
-/// One watch.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum WatchKey {
-    /// All Ingresses.
-    Ingresses,
-    /// All IngressClasses.
-    IngressClasses,
-    /// All Namespaces: their labels.
-    Namespaces,
-    /// One Service.
-    Service(ObjectKey),
-    /// The EndpointSlices of one Service.
-    Slices(ObjectKey),
-    /// Pods by selector, in one namespace or all.
-    Pods(Option<String>, String),
-}
-
-impl WatchKey {
-    const fn kind(&self) -> Kind {
-        match self {
-            Self::Ingresses => Kind::Ingress,
-            Self::IngressClasses => Kind::IngressClass,
-            Self::Namespaces => Kind::Namespace,
-            Self::Service(_) => Kind::Service,
-            Self::Slices(_) => Kind::EndpointSlice,
-            Self::Pods(..) => Kind::Pod,
-        }
-    }
-
-    fn scope(&self) -> String {
-        match self {
-            Self::Ingresses | Self::IngressClasses | Self::Namespaces => String::new(),
-            Self::Service(key) | Self::Slices(key) => key.to_string(),
-            Self::Pods(namespace, selector) => format!(
-                "{}{selector}",
-                namespace.as_ref().map(|name| format!("{name}: ")).unwrap_or_default()
-            ),
-        }
-    }
-}
-
-/// What has to be watched for one gateway.
-pub fn wanted(key: &ObjectKey, trust: &ValidatedTrust) -> BTreeSet<WatchKey> {
-    let mut wanted = BTreeSet::from([WatchKey::Namespaces]);
-    if let Target::Service { name, .. } = &trust.target {
-        let service = ObjectKey::new(&key.namespace, name);
-        wanted.insert(WatchKey::Service(service.clone()));
-        wanted.insert(WatchKey::Slices(service));
-        if trust.discover == Discover::Auto {
-            wanted.extend([WatchKey::Ingresses, WatchKey::IngressClasses]);
-            let labels = ingress_nginx::LABELS
-                .map(|(key, value)| format!("{key}={value}"))
-                .join(",");
-            wanted.insert(WatchKey::Pods(None, labels));
-        }
-    }
-    for named in &trust.named {
-        let namespace = named.namespace.clone().unwrap_or_else(|| key.namespace.clone());
-        wanted.insert(WatchKey::Pods(Some(namespace), named.selector.to_query()));
-    }
-    wanted
-}
 
 /// One object of a source.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,8 +47,8 @@ struct Source {
 
 #[derive(Debug, Default)]
 struct Sources {
-    sources: BTreeMap<WatchKey, Source>,
-    tasks: BTreeMap<WatchKey, AbortHandle>,
+    sources: BTreeMap<SourceKey, Source>,
+    tasks: BTreeMap<SourceKey, AbortHandle>,
     snapshot: Arc<Snapshot>,
 }
 
@@ -159,9 +94,9 @@ impl ClusterWatches {
     }
 
     /// Watches these, and nothing else.
-    pub fn want(&self, wanted: BTreeSet<WatchKey>) {
+    pub fn want(&self, wanted: BTreeSet<SourceKey>) {
         let mut state = self.lock();
-        let gone: Vec<WatchKey> = state
+        let gone: Vec<SourceKey> = state
             .tasks
             .keys()
             .filter(|key| !wanted.contains(key))
@@ -189,10 +124,10 @@ impl ClusterWatches {
         }
     }
 
-    async fn follow(self, key: WatchKey) {
+    async fn follow(self, key: SourceKey) {
         let client = self.client.clone();
         match key.clone() {
-            WatchKey::Ingresses => {
+            SourceKey::Ingresses => {
                 type Raw = Object<Option<raw::IngressSpec>, serde_json::Value>;
                 let api: Api<Raw> = Api::all_with(client, &ApiResource::erase::<Ingress>(&()));
                 self.drain(key, api, watcher::Config::default(), |o| {
@@ -200,7 +135,7 @@ impl ClusterWatches {
                 })
                 .await;
             }
-            WatchKey::IngressClasses => {
+            SourceKey::IngressClasses => {
                 type Raw = Object<Option<raw::IngressClassSpec>, serde_json::Value>;
                 let api: Api<Raw> = Api::all_with(client, &ApiResource::erase::<IngressClass>(&()));
                 self.drain(key, api, watcher::Config::default(), |o| {
@@ -208,14 +143,14 @@ impl ClusterWatches {
                 })
                 .await;
             }
-            WatchKey::Namespaces => {
+            SourceKey::Namespaces => {
                 let api: Api<PartialObjectMeta<Namespace>> = Api::all(client);
                 self.drain(key, api, watcher::Config::default(), |o| {
                     View::Namespace(NamespaceView::new(&o.metadata))
                 })
                 .await;
             }
-            WatchKey::Service(service) => {
+            SourceKey::Service(service) => {
                 type Raw = Object<Option<raw::ServiceSpec>, serde_json::Value>;
                 let api: Api<Raw> =
                     Api::namespaced_with(client, &service.namespace, &ApiResource::erase::<Service>(&()));
@@ -223,7 +158,7 @@ impl ClusterWatches {
                 self.drain(key, api, config, |o| View::Service(o.spec.unwrap_or_default().into()))
                     .await;
             }
-            WatchKey::Slices(service) => {
+            SourceKey::Slices(service) => {
                 let api: Api<DynamicObject> =
                     Api::namespaced_with(client, &service.namespace, &ApiResource::erase::<EndpointSlice>(&()));
                 let config = watcher::Config::default().labels(&format!("kubernetes.io/service-name={}", service.name));
@@ -234,7 +169,7 @@ impl ClusterWatches {
                 })
                 .await;
             }
-            WatchKey::Pods(namespace, selector) => {
+            SourceKey::Pods(namespace, selector) => {
                 type Raw = Object<Option<raw::PodSpec>, raw::PodStatus>;
                 let resource = ApiResource::erase::<Pod>(&());
                 let api: Api<Raw> = match &namespace {
@@ -254,7 +189,7 @@ impl ClusterWatches {
         }
     }
 
-    async fn drain<K>(self, key: WatchKey, api: Api<K>, config: watcher::Config, view: impl Fn(K) -> View)
+    async fn drain<K>(self, key: SourceKey, api: Api<K>, config: watcher::Config, view: impl Fn(K) -> View)
     where
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
         K::DynamicType: Clone,
@@ -303,7 +238,7 @@ impl ClusterWatches {
         }
     }
 
-    fn update(&self, key: &WatchKey, change: impl FnOnce(&mut Source) -> bool) -> bool {
+    fn update(&self, key: &SourceKey, change: impl FnOnce(&mut Source) -> bool) -> bool {
         let mut state = self.lock();
         let news = state.sources.get_mut(key).is_some_and(change);
         if news {
@@ -332,20 +267,22 @@ impl Sources {
         for (key, source) in &self.sources {
             match (&source.fault, source.synced) {
                 (Some(problem), _) => {
-                    snapshot.faults.insert(SourceFault {
-                        kind: key.kind(),
-                        scope: key.scope(),
-                        problem: problem.clone(),
-                        starting: false,
-                    });
+                    snapshot.faults.insert(
+                        key.clone(),
+                        SourceFault {
+                            problem: problem.clone(),
+                            starting: false,
+                        },
+                    );
                 }
                 (None, false) => {
-                    snapshot.faults.insert(SourceFault {
-                        kind: key.kind(),
-                        scope: key.scope(),
-                        problem: "not read yet".to_owned(),
-                        starting: true,
-                    });
+                    snapshot.faults.insert(
+                        key.clone(),
+                        SourceFault {
+                            problem: "not read yet".to_owned(),
+                            starting: true,
+                        },
+                    );
                 }
                 (None, true) => {}
             }

@@ -12,7 +12,7 @@ use crate::api::gateway_trust::{Discover, Withheld};
 use crate::api::validated::{Target, ValidatedTrust};
 use crate::api::{ObjectKey, PROXIES_FOR};
 use crate::cidr::{Prefix, PrefixSet};
-use crate::cluster::{PodView, Snapshot};
+use crate::cluster::{PodView, Snapshot, SourceKey};
 
 pub mod ingress_nginx;
 pub mod routes;
@@ -160,6 +160,29 @@ impl GatewayView<'_> {
     }
 }
 
+/// What has to be read of the cluster for one gateway.
+pub fn sources(gateway: GatewayView<'_>) -> BTreeSet<SourceKey> {
+    let GatewayView { key, trust } = gateway;
+    let mut wanted = BTreeSet::from([SourceKey::Namespaces]);
+    if let Target::Service { name, .. } = &trust.target {
+        let service = ObjectKey::new(&key.namespace, name);
+        wanted.insert(SourceKey::Service(service.clone()));
+        wanted.insert(SourceKey::Slices(service));
+        if trust.discover == Discover::Auto {
+            wanted.extend([SourceKey::Ingresses, SourceKey::IngressClasses]);
+            let labels = ingress_nginx::LABELS
+                .map(|(key, value)| format!("{key}={value}"))
+                .join(",");
+            wanted.insert(SourceKey::Pods(None, labels));
+        }
+    }
+    for named in &trust.named {
+        let namespace = named.namespace.clone().unwrap_or_else(|| key.namespace.clone());
+        wanted.insert(SourceKey::Pods(Some(namespace), named.selector.to_query()));
+    }
+    wanted
+}
+
 /// Everything that may be trusted for this gateway, and what was left out.
 pub fn discover(snapshot: &Snapshot, gateway: GatewayView<'_>, policy: &NamespacePolicy) -> Discovery {
     let mut found = Discovery::default();
@@ -168,23 +191,20 @@ pub fn discover(snapshot: &Snapshot, gateway: GatewayView<'_>, policy: &Namespac
     if gateway.trust.discover == Discover::Auto && gateway.service().is_some() {
         routes::follow(snapshot, gateway, policy, &mut found);
     }
-    let reads_cluster =
-        !gateway.trust.named.is_empty() || (gateway.trust.discover == Discover::Auto && gateway.service().is_some());
-    if reads_cluster && snapshot.exists {
-        found.starting = snapshot.faults.iter().any(|fault| fault.starting);
-        found.faults = snapshot
-            .faults
-            .iter()
-            .filter(|fault| !fault.starting)
-            .map(|fault| {
-                let scope = if fault.scope.is_empty() {
-                    String::new()
-                } else {
-                    format!(" ({})", fault.scope)
-                };
-                format!("{}{scope}: {}", fault.kind.resource(), fault.problem)
-            })
-            .collect();
+    if snapshot.exists {
+        for source in sources(gateway) {
+            match snapshot.faults.get(&source) {
+                Some(fault) if fault.starting => found.starting = true,
+                Some(fault) => {
+                    let scope = source.scope();
+                    let scope = if scope.is_empty() { scope } else { format!(" ({scope})") };
+                    found
+                        .faults
+                        .push(format!("{}{scope}: {}", source.kind().resource(), fault.problem));
+                }
+                None => {}
+            }
+        }
     }
     found
 }
@@ -229,16 +249,28 @@ fn named_proxies(snapshot: &Snapshot, gateway: GatewayView<'_>, policy: &Namespa
             );
             continue;
         }
-        for (key, pod) in &snapshot.pods {
-            if &key.namespace == namespace && named.selector.matches(&pod.labels) {
-                let chain = vec![Evidence::new(
-                    "Named",
-                    &ObjectKey::new("", &named.name),
-                    "",
-                    "spec.proxies.named",
-                )];
-                trust_pod(snapshot, gateway, (key, pod), chain, found);
-            }
+        let selected = snapshot
+            .pods
+            .iter()
+            .filter(|(key, pod)| &key.namespace == namespace && named.selector.matches(&pod.labels));
+        if selected.clone().next().is_none() {
+            found.withhold(
+                format!("named {}", named.name),
+                "NoPodMatches",
+                format!(
+                    "no pod of namespace {namespace} has these labels: kubectl get pods -n {namespace} -l '{}'",
+                    named.selector.to_query()
+                ),
+            );
+        }
+        for (key, pod) in selected {
+            let chain = vec![Evidence::new(
+                "Named",
+                &ObjectKey::new("", &named.name),
+                "",
+                "spec.proxies.named",
+            )];
+            trust_pod(snapshot, gateway, (key, pod), chain, found);
         }
     }
 }

@@ -179,15 +179,10 @@ async fn pass<F: Front, C: Connector>(
             admit: !desired.deleting,
             now,
         });
-        if !enforce || claimed_by.is_some() {
+        if !enforce {
             // Nothing is written, so nothing would ever be revoked: a deletion must not hang on that.
-            let reason = if enforce {
-                Reason::GatewayClaimed
-            } else {
-                Reason::Observing
-            };
             for (outcome, approval) in plan.outcomes.iter_mut().zip(&desired.approvals) {
-                outcome.release = outcome.release.or(approval.input.deleting.then_some(reason));
+                outcome.release = outcome.release.or(approval.input.deleting.then_some(Reason::Observing));
             }
         }
         tell_news(shared, &plan, told);
@@ -277,7 +272,6 @@ async fn apply<F: Front, C: Connector>(
                 format!("Device {short} was removed from the gateway ({reason}); its connections were closed."),
             ),
         };
-        tracing::info!(gateway = %desired.key, device = %short, event = reason, "{message}");
         tell(shared, desired, &device, kind, reason, message);
     }
     read_back(shared, desired, up, granted).await
@@ -309,7 +303,6 @@ async fn read_back<F: Front, C: Connector>(
                 device.chars().take(12).collect::<String>(),
                 excess.join(", ")
             );
-            tracing::error!(gateway = %desired.key, "{message}");
             tell(
                 shared,
                 desired,

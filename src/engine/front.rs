@@ -105,6 +105,9 @@ pub enum TargetError {
         "{0} is not https: the token would cross the network readable. Use https, or start the operator with --allow-insecure-gateway-urls."
     )]
     InsecureUrl(String),
+    /// A target that this front cannot have.
+    #[error("spec.gateway.service: without a cluster there are no Services. Write spec.gateway.url instead.")]
+    NoCluster,
     /// TLS settings that cannot be used.
     #[error(transparent)]
     Tls(#[from] crate::gateway::tls::TlsError),
@@ -121,7 +124,7 @@ impl TargetError {
             Self::UnsafeService(..) => Reason::UnsafeService,
             Self::NoReadyEndpoint(..) => Reason::NoReadyEndpoint,
             Self::MultipleReplicas(..) => Reason::MultipleReplicas,
-            Self::NoSuchPort(..) => Reason::InvalidSpec,
+            Self::NoSuchPort(..) | Self::NoCluster => Reason::InvalidSpec,
             Self::CredentialNotFound(_) => Reason::CredentialNotFound,
             Self::SecretNotFound(_) => Reason::SecretNotFound,
             Self::SecretKeyMissing(..) => Reason::SecretKeyMissing,
@@ -200,12 +203,8 @@ pub trait Front: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<ResolvedTarget, TargetError>> + Send;
     /// What the operator remembers of this gateway; a new device is made and stored where there is none.
     fn record(&self, gateway: &ObjectKey) -> impl Future<Output = Result<Record, FrontError>> + Send;
-    /// Remembers which prefixes are the operator's own. Done before they are written to the gateway.
-    fn remember(
-        &self,
-        gateway: &ObjectKey,
-        owned: &BTreeSet<Prefix>,
-    ) -> impl Future<Output = Result<(), FrontError>> + Send;
+    /// Remembers which prefixes are the operator's own (`record.owned`). Done before they are written to the gateway.
+    fn remember(&self, gateway: &ObjectKey, record: &Record) -> impl Future<Output = Result<(), FrontError>> + Send;
     /// The name of the operator's device in the gateway's list: whose it is.
     fn device_name(&self, gateway: &ObjectKey) -> String;
     /// The status that the gateway's object had before this worker started.

@@ -66,8 +66,12 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How often it is looked whether the refused credential has been replaced.
 const CREDENTIAL_LOOK: Duration = Duration::from_secs(5);
-/// How often the operator's device asks again while a person has to approve it.
-const ENROLMENT_LOOK: Duration = Duration::from_secs(3);
+/// The operator's device asks again at least this often while a person has to approve it.
+const ENROLMENT_LOOK: Duration = Duration::from_secs(10);
+/// After a close that was to be expected.
+const AT_ONCE: Duration = Duration::from_millis(20);
+/// But not for a connection that held less than this.
+const AT_ONCE_AFTER: Duration = Duration::from_millis(500);
 /// A connection that held this long counts as good: waits start from the shortest again.
 const GOOD_AFTER: Duration = Duration::from_secs(5);
 
@@ -143,6 +147,8 @@ enum Attempt<D> {
 enum Wait {
     /// The next wait of the back-off.
     BackOff,
+    /// The next wait of the back-off, but no longer than this.
+    BackOffUpTo(Duration),
     /// This long.
     For(Duration),
     /// Until the spec changes; nothing else can help.
@@ -172,7 +178,12 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
                 if planned || since.elapsed() >= GOOD_AFTER {
                     backoff = waits();
                 }
-                Wait::BackOff
+                // The gateway closes everybody when its policy changes: approvals need the connection back at once.
+                if planned && since.elapsed() >= AT_ONCE_AFTER {
+                    Wait::For(AT_ONCE)
+                } else {
+                    Wait::BackOff
+                }
             }
             Attempt::Down {
                 reason,
@@ -185,12 +196,13 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
                 } else {
                     None
                 };
-                say_down(&shared, &desired.key, reason, message, gone_since);
+                say_down(&shared, reason, message, gone_since);
                 wait
             }
         };
         let pause = match wait {
             Wait::BackOff => backoff.next().unwrap_or(LONGEST_WAIT),
+            Wait::BackOffUpTo(longest) => backoff.next().unwrap_or(longest).min(longest),
             Wait::For(pause) => pause,
             Wait::ForSpec => Duration::from_secs(24 * 3600),
         };
@@ -201,13 +213,7 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
     }
 }
 
-fn say_down<F, C: Connector>(
-    shared: &Shared<F, C>,
-    key: &ObjectKey,
-    reason: Reason,
-    message: String,
-    gone_since: Option<Instant>,
-) {
+fn say_down<F, C: Connector>(shared: &Shared<F, C>, reason: Reason, message: String, gone_since: Option<Instant>) {
     let news = shared.link.send_if_modified(|link| {
         let same = matches!(&*link, Link::Down { reason: old, message: text, gone_since: gone } if *old == reason && *text == message && *gone == gone_since);
         if !same {
@@ -216,7 +222,6 @@ fn say_down<F, C: Connector>(
         !same
     });
     if news {
-        tracing::warn!(gateway = %key, %reason, "no connection to the gateway: {message}");
         shared.note(Note {
             subject: Subject::Gateway,
             kind: NoteKind::Warning,
@@ -373,7 +378,7 @@ async fn enrol<F: Front, C: Connector>(
                     "the operator's device was paired by the admin RPC plugin"
                 );
                 return Attempt::Down {
-                    reason: Reason::EnrolmentPending,
+                    reason: Reason::Disconnected,
                     message: "The operator's device was just paired; connecting.".to_owned(),
                     pods_gone: false,
                     wait: Wait::For(Duration::ZERO),
@@ -396,6 +401,6 @@ async fn enrol<F: Front, C: Connector>(
         reason: Reason::EnrolmentPending,
         message,
         pods_gone: false,
-        wait: Wait::For(ENROLMENT_LOOK),
+        wait: Wait::BackOffUpTo(ENROLMENT_LOOK),
     }
 }

@@ -1,7 +1,7 @@
 //! One worker per gateway: observe -> plan -> apply -> report. Knows neither kube nor files.
 //!
 //! Two traits bound it: a [`Front`] (desired objects in; statuses, events and finalizers out) and a
-//! [`Connector`](crate::gateway::Connector) with its doors (the gateway). A worker has four tasks: the *link* keeps
+//! [`Connector`] with its doors (the gateway). A worker has four tasks: the *link* keeps
 //! the connection, the *approvals lane* and the *trust lane* plan and apply, and the *reporter* publishes. The lanes
 //! share nothing but the connection, so an approval never waits for a config write, discovery, a status or an event.
 
@@ -50,8 +50,15 @@ impl<F, C: Connector> Shared<F, C> {
         self.desired.borrow().clone()
     }
 
-    /// Hands an event to the reporter. A full queue drops it: events inform, statuses tell the truth.
+    /// Logs an event, one line for each decision, and hands it to the reporter. A full queue drops it: events inform, statuses tell the truth.
     fn note(&self, note: Note) {
+        if note.subject == Subject::Gateway {
+            let gateway = &self.desired.borrow().key;
+            match note.kind {
+                NoteKind::Normal => tracing::info!(%gateway, event = note.reason, "{}", note.message),
+                NoteKind::Warning => tracing::warn!(%gateway, event = note.reason, "{}", note.message),
+            }
+        }
         if self.notes.try_send(note).is_err() {
             tracing::debug!("an event is left out: too many wait");
         }

@@ -11,7 +11,7 @@ use crate::api::condition::{ConditionType, Truth, Verdict, shorten};
 use crate::api::gateway_trust::{
     DeviceCounts, GatewayInfo, GatewayTrustStatus, Mode, PendingDevice, STATUS_LIST_LIMIT, TrustedProxy, Withheld,
 };
-use crate::api::{DeviceApprovalStatus, Reason};
+use crate::api::{ABANDON, DeviceApprovalStatus, Reason};
 use crate::cidr::Prefix;
 use crate::discovery::Evidence;
 use crate::plan::approvals::{ApprovalOutcome, DeviceVerdict, enforced};
@@ -347,6 +347,19 @@ pub fn approval_status<D>(
     status.observed_generation = generation;
     status.device_id = outcome.device_id.as_ref().map(ToString::to_string);
     let mut verdicts = outcome.verdicts.clone();
+    if sources
+        .desired
+        .spec
+        .as_ref()
+        .is_ok_and(|spec| spec.mode == Mode::Observe)
+    {
+        for verdict in verdicts
+            .iter_mut()
+            .filter(|verdict| verdict.kind == ConditionType::Approved && verdict.truth == Truth::False)
+        {
+            verdict.message = format!("mode: Observe, so nothing is done. Otherwise: {}", verdict.message);
+        }
+    }
     if known {
         let paired = outcome.paired.as_ref();
         status.request_id = outcome.request_id.as_ref().map(|id| shorten(id, 128));
@@ -389,7 +402,7 @@ pub fn approval_status<D>(
         for verdict in &mut verdicts {
             let settled = matches!(
                 verdict.reason,
-                Reason::InvalidSpec | Reason::OwnDevice | Reason::Conflict | Reason::Deleting
+                Reason::InvalidSpec | Reason::OwnDevice | Reason::Conflict | Reason::Expired
             );
             if verdict.kind != ConditionType::Ready {
                 verdict.truth = Truth::Unknown;
@@ -398,9 +411,20 @@ pub fn approval_status<D>(
                 if verdict.kind == ConditionType::Ready {
                     verdict.truth = Truth::False;
                 }
-                verdict.reason = Reason::GatewayNotReady;
-                verdict.message =
-                    "The gateway cannot be reached at present. See why: kubectl describe gatewaytrust".to_owned();
+                let deleting = verdict.reason == Reason::Deleting;
+                verdict.reason = if deleting {
+                    Reason::Deleting
+                } else {
+                    Reason::GatewayNotReady
+                };
+                verdict.message = if deleting {
+                    format!(
+                        "Deletion waits: the device has to be revoked first, and the gateway cannot be reached (see its GatewayTrust). It goes on by itself then. To give up revoking: kubectl annotate deviceapproval -n {} {} {ABANDON}=true",
+                        outcome.key.namespace, outcome.key.name
+                    )
+                } else {
+                    "The gateway cannot be reached at present; the condition GatewayReachable of its GatewayTrust says why.".to_owned()
+                };
             }
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::front::Front;
 use super::link::Link;
@@ -50,30 +51,36 @@ pub(super) async fn run<F: Front, C: Connector>(
         ..Published::default()
     };
     let mut released: BTreeSet<ObjectKey> = BTreeSet::new();
-    let mut first = true;
+    let mut broken_since: Option<Instant> = None;
     loop {
         let mut wait = Duration::from_secs(3600);
         let desired = desired_changed.borrow_and_update().clone();
         let link = link_changed.borrow_and_update().clone();
         let trust = trust_changed.borrow_and_update().clone();
         let approvals = approvals_changed.borrow_and_update().clone();
-        if matches!(link, Link::Again) && (!first || known.trust.is_some()) {
-            wait = BLINK;
-        }
-        if !matches!(link, Link::Again) || first {
-            let sources = Sources {
-                desired: &desired,
-                link: &link,
-                version: link.up().map(|up| up.door.version()),
-                trust: trust.as_ref(),
-                approvals: approvals.as_ref(),
-                now: Timestamp::now(),
-            };
-            if publish(&shared, &sources, &mut known, &mut released).await.is_err() {
-                wait = AFTER_FAILURE;
+        // What there was before is still true during a blink; where there was nothing, say at once what is going on.
+        let blink = matches!(link, Link::Again) && known.trust.is_some();
+        broken_since = if blink {
+            broken_since.or_else(|| Some(Instant::now()))
+        } else {
+            None
+        };
+        match broken_since.map(|since| BLINK.saturating_sub(since.elapsed())) {
+            Some(left) if !left.is_zero() => wait = left,
+            _ => {
+                let sources = Sources {
+                    desired: &desired,
+                    link: &link,
+                    version: link.up().map(|up| up.door.version()),
+                    trust: trust.as_ref().filter(|facts| facts.live || link.up().is_none()),
+                    approvals: approvals.as_ref(),
+                    now: Timestamp::now(),
+                };
+                if publish(&shared, &sources, &mut known, &mut released).await.is_err() {
+                    wait = AFTER_FAILURE;
+                }
+                published.send_replace(known.clone());
             }
-            first = false;
-            published.send_replace(known.clone());
         }
         tokio::select! {
             changed = desired_changed.changed() => if changed.is_err() { return },

@@ -4,17 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::approvals_lane::claimed_by;
-use super::front::Front;
+use super::front::{Front, Record};
 use super::link::Up;
 use super::{Desired, Note, NoteKind, Shared, Subject};
 use crate::api::Reason;
 use crate::api::condition::{ConditionType, Verdict};
 use crate::api::gateway_trust::PolicyChanges;
-use crate::cidr::Prefix;
+use crate::cidr::{as_the_gateway_reads, same_addresses};
 use crate::discovery::{Discovery, GatewayView, discover};
 use crate::gateway::door::changed;
 use crate::gateway::protocol::GatewayConfig;
@@ -45,30 +46,49 @@ pub struct Facts {
     pub live: bool,
 }
 
-/// Writes of the same list, to notice that somebody else keeps taking it back.
+/// What was written last, and how often somebody else has taken that back.
 #[derive(Default)]
-struct Writes(Vec<(Instant, Vec<String>)>);
+struct Writes {
+    last: Option<Vec<IpNet>>,
+    reverts: Vec<Instant>,
+}
 
 impl Writes {
-    fn note(&mut self, entries: &[String]) {
-        self.0.retain(|(at, _)| at.elapsed() < REVERT_SPAN);
-        self.0.push((Instant::now(), entries.to_vec()));
+    fn meaning(entries: &[String]) -> Vec<IpNet> {
+        same_addresses(entries.iter().filter_map(|text| as_the_gateway_reads(text)))
     }
 
-    fn reverted(&self, entries: &[String]) -> bool {
-        self.0
-            .iter()
-            .filter(|(at, written)| at.elapsed() < REVERT_SPAN && written == entries)
-            .count()
-            >= REVERTS
+    fn note(&mut self, entries: &[String]) {
+        self.last = Some(Self::meaning(entries));
     }
+
+    /// Notes the list that is there before a write; whether it was put there by somebody else too often.
+    fn is_fought_over(&mut self, found: &[String]) -> bool {
+        if self.last.as_ref().is_some_and(|last| *last != Self::meaning(found)) {
+            self.last = None;
+            self.reverts.push(Instant::now());
+        }
+        self.reverts.retain(|at| at.elapsed() < REVERT_SPAN);
+        self.reverts.len() >= REVERTS
+    }
+}
+
+/// What is known of the gateway's config.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// It was read just now.
+    Now,
+    /// There is no connection: what was known before is still the best that is known.
+    Before,
+    /// A call failed, and that is what has to be said.
+    Failed,
 }
 
 struct Lane<'a, F, C: Connector> {
     shared: &'a Shared<F, C>,
     changes: PolicyChanges,
     writes: Writes,
-    owned: Option<BTreeSet<Prefix>>,
+    record: Option<Record>,
     last_plan: Option<TrustPlan>,
 }
 
@@ -85,14 +105,15 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
         shared: &shared,
         changes,
         writes: Writes::default(),
-        owned: None,
+        record: None,
         last_plan: None,
     };
-    let mut generation = None;
+    let mut spec = shared.desired().spec.clone();
     loop {
         let desired = desired_changed.borrow_and_update().clone();
-        if generation.replace(desired.generation) != Some(desired.generation) {
+        if spec != desired.spec {
             // A person has changed the spec: what was given up is tried again.
+            spec.clone_from(&desired.spec);
             lane.writes = Writes::default();
         }
         let link = link_changed.borrow_and_update().clone();
@@ -111,9 +132,9 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
 impl<F: Front, C: Connector> Lane<'_, F, C> {
     async fn pass(&mut self, desired: &Desired, up: Option<&Up<C::Door>>) -> Duration {
         let Ok(trust) = &desired.spec else { return REREAD };
-        if self.owned.is_none() {
+        if self.record.is_none() {
             match self.shared.front.record(&desired.key).await {
-                Ok(record) => self.owned = Some(record.owned),
+                Ok(record) => self.record = Some(record),
                 Err(error) => {
                     tracing::warn!(gateway = %desired.key, %error, "what was written before is not known yet, so nothing is written");
                     return AFTER_FAILURE;
@@ -135,7 +156,8 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
             };
             let plan = self.plan(desired, &discovery, config.as_ref());
             let change = plan.change.clone().filter(|_| plan.enforce && !desired.deleting);
-            self.publish(plan, config.as_ref());
+            let known = if config.is_some() { Known::Now } else { Known::Before };
+            self.publish(plan, config.as_ref(), known);
             let (Some(change), Some(up), Some(config)) = (change, up, &config) else {
                 return REREAD;
             };
@@ -150,7 +172,7 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
 
     fn plan(&self, desired: &Desired, discovery: &Discovery, config: Option<&GatewayConfig>) -> TrustPlan {
         let nothing = BTreeSet::new();
-        let owned = self.owned.as_ref().unwrap_or(&nothing);
+        let owned = self.record.as_ref().map_or(&nothing, |record| &record.owned);
         match &desired.spec {
             Ok(trust) => plan(Inputs {
                 trust,
@@ -170,8 +192,8 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
         }
     }
 
-    fn publish(&mut self, mut plan: TrustPlan, config: Option<&GatewayConfig>) {
-        if config.is_none()
+    fn publish(&mut self, mut plan: TrustPlan, config: Option<&GatewayConfig>, known: Known) {
+        if known == Known::Before
             && let Some(last) = &self.last_plan
         {
             // While the gateway cannot be asked, what was known of its config is still the best that is known.
@@ -195,7 +217,7 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
             plan,
             admin_rpc,
             changes: self.changes.clone(),
-            live: config.is_some(),
+            live: known != Known::Before,
         }));
     }
 
@@ -213,7 +235,7 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
                 "The gateway's config is read-only (OPENCLAW_CONFIG_READONLY, or an immutable file), so its trusted proxies cannot be kept from here. Make it writable, or set gateway.trustedProxies where that config comes from.".to_owned(),
             ),
             CallError::Limited { retry, .. } => (Reason::Throttled, format!("The gateway limits how often its config is written; tried again in {} s.", retry.as_secs())),
-            CallError::Refused { constant, .. } => (Reason::ConfigRejected, format!("The gateway refused the new list ({constant}); nothing was written. See its log: openclaw logs")),
+            CallError::Refused { method: "config.patch", constant } => (Reason::ConfigRejected, format!("The gateway refused the new list ({constant}); nothing was written. See its log: openclaw logs")),
             other => (Reason::CallFailed, format!("{other}; tried again.")),
         };
         let mut plan = self.plan(desired, discovery, config);
@@ -221,11 +243,14 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
             .retain(|verdict| verdict.kind != ConditionType::TrustApplied);
         plan.verdicts
             .push(Verdict::new(ConditionType::TrustApplied, false, reason, message));
-        self.publish(plan, config);
+        self.publish(plan, config, Known::Failed);
         match error {
             CallError::Limited { retry, .. } => *retry,
             // Neither gets better by itself; the config's own events wake this lane earlier.
-            CallError::ReadOnly | CallError::Refused { .. } => REREAD,
+            CallError::ReadOnly
+            | CallError::Refused {
+                method: "config.patch", ..
+            } => REREAD,
             _ => AFTER_FAILURE,
         }
     }
@@ -248,7 +273,10 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
                 field: "hash",
             }));
         };
-        if self.writes.reverted(&change.patch.trusted_proxies) {
+        if self
+            .writes
+            .is_fought_over(config.trusted_proxies.as_deref().unwrap_or_default())
+        {
             self.give_up(facts, change);
             return Ok(REREAD);
         }
@@ -262,13 +290,15 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
         {
             return Ok(REREAD);
         }
-        let before = self.owned.clone().unwrap_or_default();
-        let during: BTreeSet<Prefix> = before.union(&facts.plan.owned_after).copied().collect();
-        if let Err(error) = self.shared.front.remember(&desired.key, &during).await {
+        let Some(mut record) = self.record.clone() else {
+            return Ok(AFTER_FAILURE);
+        };
+        record.owned.extend(facts.plan.owned_after.iter().copied());
+        if let Err(error) = self.shared.front.remember(&desired.key, &record).await {
             tracing::warn!(gateway = %desired.key, %error, "the write is put off: it could not be remembered first");
             return Ok(AFTER_FAILURE);
         }
-        self.owned = Some(during);
+        self.record = Some(record.clone());
         let closed = devices
             .paired
             .iter()
@@ -283,18 +313,18 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
             "Wrote gateway.trustedProxies: {}. {closed} connected clients were closed and come again.",
             change.summary()
         );
-        tracing::info!(gateway = %desired.key, clients_closed = closed, "{message}");
         self.shared.note(Note {
             subject: Subject::Gateway,
             kind: NoteKind::Normal,
             reason: "TrustedProxiesChanged",
             message,
         });
-        if let Err(error) = self.shared.front.remember(&desired.key, &facts.plan.owned_after).await {
+        record.owned = facts.plan.owned_after;
+        if let Err(error) = self.shared.front.remember(&desired.key, &record).await {
             // What is remembered too much is only ever removed where nothing explains it: no harm until the next write.
             tracing::debug!(gateway = %desired.key, %error, "prefixes that went are still remembered");
         } else {
-            self.owned = Some(facts.plan.owned_after);
+            self.record = Some(record);
         }
         // The write is read back at once: by this loop, or after the reconnect that the gateway's close brings.
         Ok(Duration::from_millis(50))
@@ -309,7 +339,7 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
             false,
             Reason::RevertedByOther,
             format!(
-                "Somebody else keeps putting another list into gateway.trustedProxies: this was written {REVERTS} times within the hour ({}). It is not fought any longer. Whoever deploys the gateway's openclaw.json has to leave that key alone, or hold these entries; then change this object, and it is tried again.",
+                "Somebody else keeps putting another list into gateway.trustedProxies: what was written was taken back {REVERTS} times within the hour ({}). It is not fought any longer. Whoever deploys the gateway's openclaw.json has to leave that key alone, or hold these entries. It is tried again when this object's spec changes, or after an hour.",
                 change.summary()
             ),
         ));

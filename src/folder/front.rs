@@ -1,6 +1,6 @@
 //! The folder as a front: statuses go to a file beside the notes, events to the log.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
@@ -11,10 +11,9 @@ use super::{Options, target};
 use crate::api::gateway_trust::GatewayTrustStatus;
 use crate::api::validated::ValidatedTrust;
 use crate::api::{DeviceApprovalStatus, ObjectKey, Reason};
-use crate::cidr::Prefix;
 use crate::engine::approvals_lane::DEVICE_NAME_PREFIX;
 use crate::engine::front::{FrontError, Record, ResolvedTarget, TargetError};
-use crate::engine::{Desired, Front, Note, NoteKind};
+use crate::engine::{Desired, Front, Note};
 
 /// A folder of files.
 #[derive(Clone)]
@@ -94,9 +93,9 @@ impl Front for FolderFront {
         Ok(Record { identity, owned })
     }
 
-    async fn remember(&self, gateway: &ObjectKey, owned: &BTreeSet<Prefix>) -> Result<(), FrontError> {
+    async fn remember(&self, gateway: &ObjectKey, record: &Record) -> Result<(), FrontError> {
         lock(&self.state)
-            .remember(gateway, owned)
+            .remember(gateway, &record.owned)
             .map_err(|error| FrontError(error.to_string()))
     }
 
@@ -160,11 +159,8 @@ impl Front for FolderFront {
         self.write_statuses(gateway)
     }
 
-    async fn tell(&self, gateway: &ObjectKey, note: Note) {
-        match note.kind {
-            NoteKind::Normal => tracing::info!(%gateway, event = note.reason, "{}", note.message),
-            NoteKind::Warning => tracing::warn!(%gateway, event = note.reason, "{}", note.message),
-        }
+    async fn tell(&self, _: &ObjectKey, _: Note) {
+        // The engine has put it into the log, which is all that a folder has.
     }
 
     async fn release(&self, gateway: &ObjectKey, approval: &ObjectKey, _: Reason) -> Result<(), FrontError> {

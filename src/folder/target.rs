@@ -21,13 +21,7 @@ pub fn resolve(
 ) -> Result<ResolvedTarget, TargetError> {
     let origin = match &trust.target {
         Target::Url(origin) => origin.clone(),
-        Target::Service { name, .. } => {
-            return Err(TargetError::Unavailable(
-                format!("Service {name}"),
-                "without a cluster there are no Services: write spec.gateway.url instead of spec.gateway.service"
-                    .to_owned(),
-            ));
-        }
+        Target::Service { .. } => return Err(TargetError::NoCluster),
     };
     check_consent(options, &origin)?;
     let tls = if origin.tls {
@@ -96,8 +90,8 @@ fn read_file(path: &Path, shown: &str) -> Result<Secret, TargetError> {
     }
 }
 
-/// A secret by its reference: the file `NAME/KEY` below `--secrets-dir`, else the environment variable KEY, else the
-/// file that the variable KEY_FILE names.
+/// A secret by its reference: with `--secrets-dir` the file `NAME/KEY` below it; without, the environment variable KEY,
+/// or the file that the variable KEY_FILE names.
 fn secret(
     options: &Options,
     reference: &SecretKeyReference,

@@ -74,6 +74,18 @@ impl GatewayConfig {
     }
 }
 
+impl GatewayConfig {
+    /// The looked-at part in the shape of a `config.get` result, for a recorded state. It holds no secret.
+    pub fn to_json(&self) -> Value {
+        let mut gateway = json!({});
+        if let (Some(entries), Some(fields)) = (&self.trusted_proxies, gateway.as_object_mut()) {
+            fields.insert("trustedProxies".to_owned(), json!(entries));
+        }
+        let plugins = json!({"entries": {"admin-http-rpc": {"enabled": self.admin_rpc}}});
+        json!({"hash": self.hash, "config": {"gateway": gateway, "plugins": plugins}})
+    }
+}
+
 /// A write to the gateway's config.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -220,6 +232,27 @@ impl DeviceList {
             });
         }
         Ok(devices)
+    }
+}
+
+impl DeviceList {
+    /// In the shape of a `device.pair.list` result, for a recorded state. It holds no secret.
+    pub fn to_json(&self) -> Value {
+        let time = |time: Option<Timestamp>| time.map(Timestamp::as_millisecond);
+        let pending = self.pending.iter().map(|record| {
+            json!({
+                "requestId": record.request_id, "deviceId": record.device_id, "publicKey": record.public_key,
+                "roles": record.asked.roles, "scopes": record.asked.scopes, "ts": time(record.since), "clientId": record.client,
+            })
+        });
+        let paired = self.paired.iter().map(|record| {
+            json!({
+                "deviceId": record.device_id, "publicKey": record.public_key, "displayName": record.display_name,
+                "roles": record.holds.roles, "scopes": record.holds.scopes, "approvedAtMs": time(record.approved_at),
+                "approvedVia": record.approved_via, "connected": record.connected,
+            })
+        });
+        json!({"pending": pending.collect::<Vec<_>>(), "paired": paired.collect::<Vec<_>>()})
     }
 }
 

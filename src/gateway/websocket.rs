@@ -49,10 +49,13 @@ type Stream = WebSocketStream<Box<dyn Wire>>;
 trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
+/// Who waits for an answer.
+type Answer = oneshot::Sender<Result<Value, CallError>>;
+
 struct Request {
     method: &'static str,
     parameters: Value,
-    answer: oneshot::Sender<Result<Value, CallError>>,
+    answer: Answer,
 }
 
 /// An open connection to a gateway. Closes when the last clone is dropped.
@@ -301,7 +304,7 @@ async fn sign_in(stream: &mut Stream, shown: &str, parameters: Value) -> Result<
 }
 
 struct Driver {
-    waiting: HashMap<String, (&'static str, oneshot::Sender<Result<Value, CallError>>)>,
+    waiting: HashMap<String, (&'static str, Answer)>,
     devices: watch::Sender<u64>,
     config: watch::Sender<u64>,
     sequence: Option<u64>,

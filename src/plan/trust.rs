@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::api::Reason;
 use crate::api::condition::{ConditionType, Truth, Verdict};
-use crate::api::gateway_trust::{Adopt, Mode, Withheld};
+use crate::api::gateway_trust::{Adopt, Discover, Mode, Withheld};
 use crate::api::validated::ValidatedTrust;
 use crate::cidr::{Prefix, as_the_gateway_reads, same_addresses};
 use crate::discovery::{Discovery, Evidence};
@@ -86,7 +86,7 @@ pub fn plan(inputs: Inputs<'_>) -> TrustPlan {
     for (prefix, chains) in discovery.trusted.iter() {
         trusted.insert(*prefix, chains.to_vec());
     }
-    let discovered = discovered_verdict(discovery);
+    let discovered = discovered_verdict(trust, discovery);
     let mut plan = TrustPlan {
         trusted,
         withheld: BTreeSet::new(),
@@ -227,7 +227,7 @@ fn target_list(
     }
 }
 
-fn discovered_verdict(discovery: &Discovery) -> Verdict {
+fn discovered_verdict(trust: &ValidatedTrust, discovery: &Discovery) -> Verdict {
     if discovery.starting {
         return Verdict::new(
             ConditionType::ProxiesDiscovered,
@@ -266,7 +266,14 @@ fn discovered_verdict(discovery: &Discovery) -> Verdict {
             0 => "No proxy is declared or found, so none is to be trusted.".to_owned(),
             number => format!("{} to trust.", count(number, "prefix", "prefixes")),
         };
-        (true, Reason::Discovered, found)
+        match trust.discover {
+            Discover::Auto => (true, Reason::Discovered, found),
+            Discover::None => (
+                true,
+                Reason::DiscoveryOff,
+                format!("{found} Nothing is looked for (proxies.discover: None)."),
+            ),
+        }
     };
     Verdict::new(ConditionType::ProxiesDiscovered, truth, reason, message)
 }

@@ -180,9 +180,7 @@ async fn another_owner_who_keeps_reverting_is_named_and_not_fought() {
     );
     // The other owner was told; a change of the spec tries again.
     world.edit(|state| state.patch = Patch::Works);
-    let mut desired = World::desired(&["10.0.0.1"], vec![]);
-    desired.generation = Some(2);
-    worker.update(desired);
+    worker.update(World::desired(&["10.0.0.1", "10.0.0.3"], vec![]));
     world
         .until("ready", |state| World::condition(state, "Ready") == "True/AsDeclared")
         .await;

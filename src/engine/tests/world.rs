@@ -178,8 +178,8 @@ impl Front for World {
         })
     }
 
-    async fn remember(&self, _: &ObjectKey, owned: &BTreeSet<Prefix>) -> Result<(), FrontError> {
-        self.state().remembered.push(owned.clone());
+    async fn remember(&self, _: &ObjectKey, record: &Record) -> Result<(), FrontError> {
+        self.state().remembered.push(record.owned.clone());
         Ok(())
     }
 
