@@ -14,9 +14,7 @@ const TOKEN: &str = "the-token-that-nobody-may-see";
 
 /// Waits for `GatewayReachable=False` for this reason, with `Ready` saying the same; the message names a next step.
 async fn unreachable(world: &World, reason: &str, next_step: &str) -> String {
-    let message = world
-        .condition(Of::Gateway, "GatewayReachable", "False", reason)
-        .await;
+    let message = world.condition(Of::Gateway, "GatewayReachable", "False", reason).await;
     assert!(message.contains(next_step), "no next step in: {message}");
     let ready = world.condition(Of::Gateway, "Ready", "False", reason).await;
     assert_eq!(ready, message);
@@ -34,7 +32,9 @@ async fn world_with_url(port: u16) -> World {
 /// One gateway through what befalls it: it comes late, with another token, and somebody removes the operator.
 async fn a_gateway_that_comes_late(world: &World, name: &str) {
     let port = free_port();
-    world.credentials("not-the-token-of-this-gateway", Some(&origin(port))).await;
+    world
+        .credentials("not-the-token-of-this-gateway", Some(&origin(port)))
+        .await;
     world.trust(url_spec(port)).await;
     let message = unreachable(world, "ConnectFailed", "Is the gateway running").await;
     assert!(message.contains(&format!("127.0.0.1:{port}")), "{message}");
@@ -45,7 +45,11 @@ async fn a_gateway_that_comes_late(world: &World, name: &str) {
     // Longer than the operator takes to look at the Secret again.
     wait::throughout("one try of a wrong token", 5 * A_WHILE, async || {
         let tries = wrong_tokens(&gateway);
-        if tries == 1 { Ok(()) } else { Err(format!("{tries} tries")) }
+        if tries == 1 {
+            Ok(())
+        } else {
+            Err(format!("{tries} tries"))
+        }
     })
     .await;
 
@@ -57,7 +61,10 @@ async fn a_gateway_that_comes_late(world: &World, name: &str) {
     assert_eq!(wrong_tokens(&gateway), 1);
 
     let status = world.status(Of::Gateway).await;
-    let own = status["gateway"]["operatorDevice"].as_str().expect("its device").to_owned();
+    let own = status["gateway"]["operatorDevice"]
+        .as_str()
+        .expect("its device")
+        .to_owned();
     let before = gateway.paired(&own).await.expect("the operator is paired");
     let removed = gateway
         .admin()
@@ -142,7 +149,10 @@ async fn a_secret_goes_nowhere_without_its_consent() {
     cluster.secret("credentials", "token", TOKEN, Some(&elsewhere)).await;
     let command = format!("gatewaytrust.io/allow-endpoint={}", origin(fake.port()));
     let message = unreachable(&world, "EndpointNotAllowed", &command).await;
-    wait::throughout("no connection without consent", A_WHILE, async || fake.connections() == 0).await;
+    wait::throughout("no connection without consent", A_WHILE, async || {
+        fake.connections() == 0
+    })
+    .await;
 
     // The command in the message is the one that helps.
     let command = message.split_once("kubectl ").expect("a command").1;
@@ -164,7 +174,10 @@ async fn sync_sends_a_token_to_other_hosts_only_when_told_to() {
     spec["gateway"]["url"] = json!(format!("https://{address}:{}/", fake.port()));
     world.trust(spec).await;
     unreachable(&world, "EndpointNotAllowed", "--allow-endpoint https://").await;
-    wait::throughout("no connection without consent", A_WHILE, async || fake.connections() == 0).await;
+    wait::throughout("no connection without consent", A_WHILE, async || {
+        fake.connections() == 0
+    })
+    .await;
 
     // The target is for good in a cluster; a folder may hold another file.
     let mut spec = url_spec(fake.port());
@@ -195,7 +208,12 @@ async fn nothing_was_written(world: &World, fake: &Fake) {
 
 #[tokio::test]
 async fn html_in_the_place_of_a_gateway_is_an_unexpected_answer() {
-    let fake = Fake::http(http_answer("200 OK", "Content-Type: text/html\r\n", "<html>Welcome!</html>")).await;
+    let fake = Fake::http(http_answer(
+        "200 OK",
+        "Content-Type: text/html\r\n",
+        "<html>Welcome!</html>",
+    ))
+    .await;
     let world = world_with_url(fake.port()).await;
     let message = unreachable(&world, "UnexpectedAnswer", "18789").await;
     assert!(message.contains("HTTP 200"), "{message}");

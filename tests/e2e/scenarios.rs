@@ -61,11 +61,15 @@ pub async fn held_for_asking_more(world: &World, gateway: &Gateway, url: &str) {
     let message = world
         .condition(Of::Approval("phone"), "Approved", "False", "AsksForMore")
         .await;
-    assert!(message.contains("asks for more than this approves: operator.admin"), "{message}");
-    assert!(message.contains("openclaw devices reject"), "no next command: {message}");
-    world
-        .condition(Of::Approval("phone"), "Ready", "True", "InForce")
-        .await;
+    assert!(
+        message.contains("asks for more than this approves: operator.admin"),
+        "{message}"
+    );
+    assert!(
+        message.contains("openclaw devices reject"),
+        "no next command: {message}"
+    );
+    world.condition(Of::Approval("phone"), "Ready", "True", "InForce").await;
     wait::until("status.pending to name the excess", PATIENCE, async || {
         let verdict = pending_verdict(&world.status(Of::Gateway).await, &phone)?;
         let expected = "Hold/AsksForMore: operator.admin";
@@ -75,13 +79,19 @@ pub async fn held_for_asking_more(world: &World, gateway: &Gateway, url: &str) {
     world.event("phone", "DeviceHeld", "operator.admin").await;
 
     wait::throughout("the device staying out", A_WHILE, async || {
-        match (gateway.paired(&phone.id()).await, Device::connect(&phone, &options).await) {
+        match (
+            gateway.paired(&phone.id()).await,
+            Device::connect(&phone, &options).await,
+        ) {
             (None, outcome) if outcome.refusal_code() == Some("PAIRING_REQUIRED") => Ok(()),
             (paired, outcome) => Err(format!("{paired:?} {outcome:?}")),
         }
     })
     .await;
-    assert!(gateway.pending(&phone.id()).await.is_some(), "the request was taken away");
+    assert!(
+        gateway.pending(&phone.id()).await.is_some(),
+        "the request was taken away"
+    );
     world.withdraw("phone").await;
     world.shows_no_secret(&[gateway.token()]).await;
 }
@@ -111,13 +121,13 @@ pub async fn declared_proxy(world: &World, gateway: &Gateway, network: &Network,
     };
     let address = proxy.ip.to_string();
     let host_range = format!("{address}/32");
-    world.trust(ranges(&[host_range.clone(), "203.0.113.0/24".into()])).await;
+    world
+        .trust(ranges(&[host_range.clone(), "203.0.113.0/24".into()]))
+        .await;
     until_trusted(&browser, &options).await;
     let pending = gateway.pending(&browser.id()).await.expect("a pending record");
     assert_eq!(pending["remoteIp"], client.ip.to_string(), "the client's own address");
-    world
-        .condition(Of::Gateway, "TrustApplied", "True", "AsDeclared")
-        .await;
+    world.condition(Of::Gateway, "TrustApplied", "True", "AsDeclared").await;
     let status = world.status(Of::Gateway).await;
     assert!(format!("{}", status["trustedProxies"]).contains(reason), "{status}");
 
@@ -147,9 +157,7 @@ pub async fn declared_proxy(world: &World, gateway: &Gateway, network: &Network,
     })
     .await;
     drop(enter(&browser, &options).await);
-    world
-        .condition(Of::Gateway, "TrustApplied", "True", "AsDeclared")
-        .await;
+    world.condition(Of::Gateway, "TrustApplied", "True", "AsDeclared").await;
     wait::throughout("one write", A_WHILE, async || {
         let seen = (self::writes(world).await, hot_reloads(gateway));
         (seen == (2, 2)).then_some(()).ok_or(format!("{seen:?}"))

@@ -122,9 +122,7 @@ impl Cluster {
     /// `kubectl apply` that may be refused.
     pub async fn try_apply(&self, kind: &str, name: &str, spec: Value) -> Finished {
         let manifest = self.manifest(kind, name, spec);
-        self.plane
-            .kubectl(ADMIN, &["apply", "-f", "-"], Some(&manifest))
-            .await
+        self.plane.kubectl(ADMIN, &["apply", "-f", "-"], Some(&manifest)).await
     }
 
     /// kubectl as admin, in the test's namespace.
@@ -178,7 +176,9 @@ impl Cluster {
 
     pub async fn everything_shown(&self) -> String {
         let kinds = "gatewaytrusts,deviceapprovals,events";
-        let objects = self.kubectl(&["get", kinds, "-o", "yaml", "--show-managed-fields"]).await;
+        let objects = self
+            .kubectl(&["get", kinds, "-o", "yaml", "--show-managed-fields"])
+            .await;
         let described = self.kubectl(&["describe", "gatewaytrusts,deviceapprovals"]).await;
         objects.ok() + &described.ok()
     }
