@@ -186,13 +186,16 @@ fn decode<S: DeserializeOwned, T: DeserializeOwned>(document: Value) -> Result<P
 }
 
 fn decode_whole<T: DeserializeOwned>(document: Value) -> Result<T, String> {
-    serde_json::from_value(document).map_err(|error| error.to_string())
+    serde_path_to_error::deserialize(document).map_err(|error| match error.path().to_string().as_str() {
+        "." => error.inner().to_string(),
+        field => format!("{field}: {}", error.inner()),
+    })
 }
 
 /// One of our own resources: strictly, because nobody else looks at a file. A misspelt field is an error, as the API
 /// server would say it.
 fn own<T: DeserializeOwned + serde::Serialize>(document: Value) -> Result<T, String> {
-    let object: T = serde_json::from_value(document.clone()).map_err(|error| error.to_string())?;
+    let object: T = decode_whole(document.clone())?;
     if document.pointer("/metadata/resourceVersion").is_some() {
         // It comes from an API server, which has looked already; a newer one may know more fields than this program.
         return Ok(object);
