@@ -56,7 +56,10 @@ async fn an_expiry_in_the_past_is_ready_and_approves_nobody() {
     let message = world
         .condition(Of::Approval("expired"), "Ready", "True", "Expired")
         .await;
-    assert!(message.contains("2020-01-01") && message.contains("spec.expiresAt"), "{message}");
+    assert!(
+        message.contains("2020-01-01") && message.contains("spec.expiresAt"),
+        "{message}"
+    );
     let options = ConnectOptions::new(&url, managed.gateway.token());
     refused_for_pairing(&device, &options).await;
     world
@@ -117,7 +120,12 @@ async fn an_unknown_role_is_refused_by_the_api_server() {
     let mut spec = approval(&DeviceIdentity::generate(), &[]);
     spec["gatewayTrustRef"] = json!({"name": "gateway"});
     spec["roles"] = json!(["superuser"]);
-    let said = refusal(world.in_cluster().try_apply("DeviceApproval", "unknown-role", spec).await);
+    let said = refusal(
+        world
+            .in_cluster()
+            .try_apply("DeviceApproval", "unknown-role", spec)
+            .await,
+    );
     assert!(
         said.contains("spec.roles[0]") && said.contains("\"superuser\"") && said.contains("\"operator\""),
         "{said}"

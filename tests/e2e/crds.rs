@@ -44,22 +44,73 @@ fn bad_objects() -> Vec<(&'static str, Value, [&'static str; 2])> {
     };
     let secret = json!({"name": "s", "key": "k"});
     vec![
-        ("GatewayTrust", with(trust(), "/gateway/url", url), ["spec.gateway", "exactly one of service and url"]),
-        ("GatewayTrust", with(trust(), "/gateway/service", Value::Null), ["spec.gateway", "exactly one of service and url"]),
-        ("GatewayTrust", json!({"gateway": {"url": "ftp://gateway.example/"}}), ["spec.gateway.url", "should match"]),
         (
             "GatewayTrust",
-            with(trust(), "/gateway/auth", json!({"tokenSecretRef": secret, "passwordSecretRef": secret})),
-            ["spec.gateway.auth", "exactly one of tokenSecretRef and passwordSecretRef"],
+            with(trust(), "/gateway/url", url),
+            ["spec.gateway", "exactly one of service and url"],
         ),
-        ("GatewayTrust", with(trust(), "/gateway/enrolment", json!("Magic")), ["spec.gateway.enrolment", "supported values"]),
-        ("GatewayTrust", with(trust(), "/mode", json!("Destroy")), ["spec.mode", "supported values"]),
-        ("GatewayTrust", named(json!({})), ["spec.proxies.named[0].podSelector", "must not be empty"]),
-        ("GatewayTrust", named(json!({"matchLabels": {}})), ["spec.proxies.named[0].podSelector", "must not be empty"]),
-        ("GatewayTrust", range("10.0.1.7/24"), ["spec.proxies.ranges[0]", "cidr has host bits set"]),
-        ("GatewayTrust", range("nginx"), ["spec.proxies.ranges[0]", "cidr must be an IP address or a CIDR"]),
-        ("GatewayTrust", range("0.0.0.0/0"), ["spec.proxies.ranges[0]", "the whole world"]),
-        ("GatewayTrust", range("::/0"), ["spec.proxies.ranges[0]", "the whole world"]),
+        (
+            "GatewayTrust",
+            with(trust(), "/gateway/service", Value::Null),
+            ["spec.gateway", "exactly one of service and url"],
+        ),
+        (
+            "GatewayTrust",
+            json!({"gateway": {"url": "ftp://gateway.example/"}}),
+            ["spec.gateway.url", "should match"],
+        ),
+        (
+            "GatewayTrust",
+            with(
+                trust(),
+                "/gateway/auth",
+                json!({"tokenSecretRef": secret, "passwordSecretRef": secret}),
+            ),
+            [
+                "spec.gateway.auth",
+                "exactly one of tokenSecretRef and passwordSecretRef",
+            ],
+        ),
+        (
+            "GatewayTrust",
+            with(trust(), "/gateway/enrolment", json!("Magic")),
+            ["spec.gateway.enrolment", "supported values"],
+        ),
+        (
+            "GatewayTrust",
+            with(trust(), "/mode", json!("Destroy")),
+            ["spec.mode", "supported values"],
+        ),
+        (
+            "GatewayTrust",
+            named(json!({})),
+            ["spec.proxies.named[0].podSelector", "must not be empty"],
+        ),
+        (
+            "GatewayTrust",
+            named(json!({"matchLabels": {}})),
+            ["spec.proxies.named[0].podSelector", "must not be empty"],
+        ),
+        (
+            "GatewayTrust",
+            range("10.0.1.7/24"),
+            ["spec.proxies.ranges[0]", "cidr has host bits set"],
+        ),
+        (
+            "GatewayTrust",
+            range("nginx"),
+            ["spec.proxies.ranges[0]", "cidr must be an IP address or a CIDR"],
+        ),
+        (
+            "GatewayTrust",
+            range("0.0.0.0/0"),
+            ["spec.proxies.ranges[0]", "the whole world"],
+        ),
+        (
+            "GatewayTrust",
+            range("::/0"),
+            ["spec.proxies.ranges[0]", "the whole world"],
+        ),
         (
             "GatewayTrust",
             with(trust(), "/proxies/ranges", json!([{"cidr": "10.0.0.0/24"}])),
@@ -70,23 +121,51 @@ fn bad_objects() -> Vec<(&'static str, Value, [&'static str; 2])> {
             with(trust(), "/proxies/limits", json!({"maxPrefixes": 0})),
             ["spec.proxies.limits.maxPrefixes", "greater than or equal to 1"],
         ),
-        ("DeviceApproval", with(device_approval(), "/roles", Value::Null), ["spec", "roles must name at least one role"]),
+        (
+            "DeviceApproval",
+            with(device_approval(), "/roles", Value::Null),
+            ["spec", "roles must name at least one role"],
+        ),
         (
             "DeviceApproval",
             with(device_approval(), "/roles", json!(["node"])),
             ["spec", "scopes belong to the role operator"],
         ),
-        ("DeviceApproval", with(device_approval(), "/roles", json!(["root"])), ["spec.roles[0]", "supported values"]),
-        ("DeviceApproval", with(device_approval(), "/scopes", json!(["everything"])), ["spec.scopes[0]", "should match"]),
-        ("DeviceApproval", with(device_approval(), "/device", json!({})), ["spec.device", "needs an id or a publicKey"]),
-        ("DeviceApproval", with(device_approval(), "/device/id", json!("12345")), ["spec.device.id", "64"]),
-        ("DeviceApproval", with(device_approval(), "/decision", json!("Maybe")), ["spec.decision", "supported values"]),
+        (
+            "DeviceApproval",
+            with(device_approval(), "/roles", json!(["root"])),
+            ["spec.roles[0]", "supported values"],
+        ),
+        (
+            "DeviceApproval",
+            with(device_approval(), "/scopes", json!(["everything"])),
+            ["spec.scopes[0]", "should match"],
+        ),
+        (
+            "DeviceApproval",
+            with(device_approval(), "/device", json!({})),
+            ["spec.device", "needs an id or a publicKey"],
+        ),
+        (
+            "DeviceApproval",
+            with(device_approval(), "/device/id", json!("12345")),
+            ["spec.device.id", "64"],
+        ),
+        (
+            "DeviceApproval",
+            with(device_approval(), "/decision", json!("Maybe")),
+            ["spec.decision", "supported values"],
+        ),
         (
             "DeviceApproval",
             with(device_approval(), "/expiresAt", json!("tomorrow")),
             ["spec.expiresAt", "date-time"],
         ),
-        ("DeviceApproval", with(device_approval(), "/gatewayTrustRef", Value::Null), ["spec.gatewayTrustRef", "Required"]),
+        (
+            "DeviceApproval",
+            with(device_approval(), "/gatewayTrustRef", Value::Null),
+            ["spec.gatewayTrustRef", "Required"],
+        ),
     ]
 }
 
@@ -108,8 +187,16 @@ async fn what_says_which_gateway_or_device_never_changes() {
     cluster.apply("GatewayTrust", "fixed", trust()).await;
     cluster.apply("DeviceApproval", "fixed", device_approval()).await;
     let changes = [
-        ("GatewayTrust", with(trust(), "/gateway/service", json!({"name": "other"})), "spec.gateway.service and spec.gateway.url are immutable"),
-        ("GatewayTrust", json!({"gateway": {"url": "https://gateway.example/"}}), "spec.gateway.service and spec.gateway.url are immutable"),
+        (
+            "GatewayTrust",
+            with(trust(), "/gateway/service", json!({"name": "other"})),
+            "spec.gateway.service and spec.gateway.url are immutable",
+        ),
+        (
+            "GatewayTrust",
+            json!({"gateway": {"url": "https://gateway.example/"}}),
+            "spec.gateway.service and spec.gateway.url are immutable",
+        ),
         ("DeviceApproval", device_approval(), "device is immutable"),
         (
             "DeviceApproval",
@@ -134,8 +221,17 @@ async fn a_new_object_says_at_once_that_nobody_has_looked_at_it() {
         let created = cluster.plane.kubectl(ADMIN, &args, Some(&manifest)).await.ok();
         let created: Value = serde_json::from_str(&created).expect("JSON");
         let ready = condition_of(&created["status"], "Ready");
-        assert_eq!((&ready["status"], &ready["reason"]), (&json!("Unknown"), &json!("Pending")));
-        assert!(ready["message"].as_str().unwrap_or_default().contains("kubectl get pods"), "{ready}");
+        assert_eq!(
+            (&ready["status"], &ready["reason"]),
+            (&json!("Unknown"), &json!("Pending"))
+        );
+        assert!(
+            ready["message"]
+                .as_str()
+                .unwrap_or_default()
+                .contains("kubectl get pods"),
+            "{ready}"
+        );
     }
 }
 
@@ -150,7 +246,10 @@ async fn short_names_show_what_matters_in_columns() {
         let header = table.lines().next().unwrap_or_default();
         header.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    assert_eq!(columns(&["get", "gt"]).await, "NAME READY REASON PROXIES PAIRED PENDING AGE");
+    assert_eq!(
+        columns(&["get", "gt"]).await,
+        "NAME READY REASON PROXIES PAIRED PENDING AGE"
+    );
     assert_eq!(
         columns(&["get", "gt", "-o", "wide"]).await,
         "NAME READY REASON PROXIES PAIRED PENDING VERSION MESSAGE AGE"
@@ -159,7 +258,10 @@ async fn short_names_show_what_matters_in_columns() {
         columns(&["get", "da"]).await,
         "NAME GATEWAY DECISION READY APPROVED CONNECTED REASON LABEL AGE"
     );
-    let explained = cluster.kubectl(&["explain", "gt.spec.proxies.ranges.reason"]).await.ok();
+    let explained = cluster
+        .kubectl(&["explain", "gt.spec.proxies.ranges.reason"])
+        .await
+        .ok();
     assert!(explained.contains("kept as evidence"), "{explained}");
 }
 

@@ -17,4 +17,5 @@ mod kubernetes;
 mod scenarios;
 mod service;
 mod sync;
+mod tls;
 mod world;

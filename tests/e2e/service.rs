@@ -25,7 +25,10 @@ async fn approved_by_a_person(world: &World, gateway: &Gateway) {
         .await;
     let namespace = &world.in_cluster().namespace;
     let command = format!("kubectl exec -n {namespace} svc/{SERVICE} -- openclaw devices approve ");
-    let rest = message.split_once(&command).unwrap_or_else(|| panic!("{command:?} is not in: {message}")).1;
+    let rest = message
+        .split_once(&command)
+        .unwrap_or_else(|| panic!("{command:?} is not in: {message}"))
+        .1;
     let request = rest.split_whitespace().next().expect("a request id");
     let admin = gateway.admin().await;
     let approved = admin.call("device.pair.approve", json!({"requestId": request})).await;
@@ -89,7 +92,11 @@ async fn a_service_needs_no_token_one_command_enrols_and_its_ingress_is_trusted(
         return skipped(name, "nginx is not installed");
     };
     let via = trusted_via(&world, ingress.ip).await;
-    for part in ["claw", "IngressClass nginx", "Pod ingress-nginx/ingress-nginx-controller-"] {
+    for part in [
+        "claw",
+        "IngressClass nginx",
+        "Pod ingress-nginx/ingress-nginx-controller-",
+    ] {
         assert!(via.contains(part), "{part:?} is not in: {via}");
     }
     world.approve("browser", approval(&browser, &["operator.read"])).await;
@@ -155,7 +162,10 @@ async fn the_admin_plugin_enrols_is_complained_of_and_two_replicas_stop_every_wr
     let message = world
         .condition(Of::Gateway, "GatewayReachable", "False", "MultipleReplicas")
         .await;
-    assert!(message.contains("kubectl scale --replicas=1"), "no next command: {message}");
+    assert!(
+        message.contains("kubectl scale --replicas=1"),
+        "no next command: {message}"
+    );
     let before = config_hash(&gateway).await;
     let device = DeviceIdentity::generate();
     world.approve("device", approval(&device, &["operator.read"])).await;
@@ -171,9 +181,7 @@ async fn the_admin_plugin_enrols_is_complained_of_and_two_replicas_stop_every_wr
 
     cluster.endpoints(&[("openclaw-0", address)], gateway.port()).await;
     drop(enter(&device, &options).await);
-    world
-        .condition(Of::Gateway, "TrustApplied", "True", "AsDeclared")
-        .await;
+    world.condition(Of::Gateway, "TrustApplied", "True", "AsDeclared").await;
     assert_ne!(config_hash(&gateway).await, before);
     world.shows_no_secret(&[gateway.token()]).await;
 }
@@ -209,14 +217,18 @@ async fn a_token_never_goes_to_an_address_that_is_no_pod_of_the_namespace() {
     unsafe_because("is an ExternalName").await;
 
     cluster.kubectl(&["delete", "service", SERVICE]).await.ok();
-    cluster.gateway_objects("a-token-for-nobody", address, fake.port()).await;
+    cluster
+        .gateway_objects("a-token-for-nobody", address, fake.port())
+        .await;
     cluster.kubectl(&["delete", "service", SERVICE]).await.ok();
     cluster.service(json!({"ports": ports})).await;
     unsafe_because("has no selector").await;
     let seen_before = fake.connections();
 
     cluster.kubectl(&["delete", "service", SERVICE]).await.ok();
-    cluster.slice(vec![json!({"addresses": [address.to_string()]})], fake.port()).await;
+    cluster
+        .slice(vec![json!({"addresses": [address.to_string()]})], fake.port())
+        .await;
     cluster
         .service(json!({"selector": {"app": "openclaw"}, "ports": ports}))
         .await;
@@ -268,9 +280,7 @@ async fn a_source_that_may_not_be_read_is_named_and_approvals_go_on() {
     assert_eq!(conn.closed().await, (4001, "device removed".to_owned()));
 
     cluster.plane.apply(&rights).await;
-    world
-        .condition(Of::Gateway, "Degraded", "False", "NothingWrong")
-        .await;
+    world.condition(Of::Gateway, "Degraded", "False", "NothingWrong").await;
     world.condition(Of::Gateway, "Ready", "True", "AsDeclared").await;
     world.shows_no_secret(&[gateway.token()]).await;
 }

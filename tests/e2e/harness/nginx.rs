@@ -6,8 +6,8 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use super::netns::Host;
-use super::process::{Process, read_log, scratch};
-use super::{note_once, paths, wait};
+use super::process::{Process, free_port, read_log, scratch};
+use super::{note_once, paths, process, wait};
 use std::time::Duration;
 
 const PORT: u16 = 8080;
@@ -56,6 +56,13 @@ impl Nginx {
 }
 
 fn configuration(dir: &str, listen: SocketAddr, upstream: &str) -> String {
+    let forwarding = "proxy_set_header X-Forwarded-For $remote_addr;
+      proxy_set_header X-Forwarded-Proto $scheme;
+      proxy_set_header X-Forwarded-Host $http_host;";
+    frame(dir, &format!("listen {listen};"), upstream, forwarding)
+}
+
+fn frame(dir: &str, listen: &str, upstream: &str, forwarding: &str) -> String {
     // One process only: a worker would outlive a killed master.
     format!(
         r#"daemon off;
@@ -72,16 +79,14 @@ http {{
   scgi_temp_path {dir}/scgi;
   map $http_upgrade $connection_upgrade {{ default upgrade; '' close; }}
   server {{
-    listen {listen};
+    {listen}
     location / {{
       proxy_pass http://{upstream};
       proxy_http_version 1.1;
       proxy_set_header Host $http_host;
       proxy_set_header Upgrade $http_upgrade;
       proxy_set_header Connection $connection_upgrade;
-      proxy_set_header X-Forwarded-For $remote_addr;
-      proxy_set_header X-Forwarded-Proto $scheme;
-      proxy_set_header X-Forwarded-Host $http_host;
+      {forwarding}
       proxy_read_timeout 1h;
       proxy_buffering off;
     }}
@@ -96,4 +101,110 @@ fn version(program: &std::path::Path) -> String {
     String::from_utf8_lossy(&out.stderr)
         .trim()
         .replace("nginx version: ", "")
+}
+
+/// nginx on this machine's loopback that only ends TLS: it adds no forwarding header, so the gateway sees a client
+/// of its own host.
+pub struct TlsFront {
+    _process: Process,
+    port: u16,
+    dir: TempDir,
+}
+
+impl TlsFront {
+    /// In front of `upstream` (`address:port`), with a certificate for 127.0.0.1 of an authority of its own. `None`:
+    /// nginx is not installed.
+    pub async fn start(upstream: &str) -> Option<Self> {
+        let program = paths::nginx()?;
+        let dir = scratch("tls");
+        let at = dir.path().to_str().expect("a folder's name in UTF-8");
+        make_certificates(at).await;
+        let port = free_port();
+        let config = dir.path().join("nginx.conf");
+        let text = frame(
+            at,
+            &format!(
+                "listen 127.0.0.1:{port} ssl;
+    ssl_certificate {at}/server.pem;
+    ssl_certificate_key {at}/server.key;"
+            ),
+            upstream,
+            "",
+        );
+        std::fs::write(&config, text).expect("writing nginx.conf");
+        let mut command = Command::new(&program);
+        command
+            .arg("-c")
+            .arg(&config)
+            .args(["-p", at, "-e"])
+            .arg(dir.path().join("error.log"));
+        let mut process = Process::start("nginx (TLS)", &mut command, &dir.path().join("output.log"));
+        wait::until("nginx to listen", Duration::from_secs(10), async || {
+            process.check_running()?;
+            let loopback = (std::net::Ipv4Addr::LOCALHOST, port);
+            tokio::net::TcpStream::connect(loopback)
+                .await
+                .map_err(|e| e.to_string())
+        })
+        .await;
+        note_once(&format!("real {} with TLS: started", version(&program)));
+        Some(Self {
+            _process: process,
+            port,
+            dir,
+        })
+    }
+
+    /// `https://127.0.0.1:PORT`
+    pub fn origin(&self) -> String {
+        format!("https://127.0.0.1:{}", self.port)
+    }
+
+    /// The authority that signed the certificate, in PEM.
+    pub fn authority(&self) -> String {
+        read_log(&self.dir.path().join("authority.pem"))
+    }
+}
+
+async fn make_certificates(dir: &str) {
+    let key = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ];
+    let openssl = async |args: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(["req", "-x509"]).args(key).args(args).current_dir(dir);
+        process::run(command, None).await.ok();
+    };
+    let names = [
+        "-subj",
+        "/CN=an authority of a test",
+        "-keyout",
+        "authority.key",
+        "-out",
+        "authority.pem",
+    ];
+    openssl(&names).await;
+    openssl(&[
+        "-subj",
+        "/CN=gateway",
+        "-keyout",
+        "server.key",
+        "-out",
+        "server.pem",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-CA",
+        "authority.pem",
+        "-CAkey",
+        "authority.key",
+    ])
+    .await;
 }

@@ -18,7 +18,8 @@ pub fn service_spec() -> Value {
 impl Cluster {
     /// A gateway with its Secret, Service, pod and endpoint; the pod's address and the port are where it listens.
     pub async fn gateway_objects(&self, token: &str, address: Ipv4Addr, port: u16) {
-        self.secret("openclaw-secrets", "OPENCLAW_GATEWAY_TOKEN", token, None).await;
+        self.secret("openclaw-secrets", "OPENCLAW_GATEWAY_TOKEN", token, None)
+            .await;
         self.service(json!({"selector": {"app": "openclaw"}, "ports": [{"name": "gateway", "port": 18789}]}))
             .await;
         self.gateway_pod("openclaw-0", address).await;
@@ -54,7 +55,17 @@ impl Cluster {
         let name = pod["metadata"]["name"].as_str().expect("a name");
         let address = address.to_string();
         let status = json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}}).to_string();
-        let args = ["patch", "pod", name, "-n", namespace, "--subresource=status", "--type=merge", "-p", &status];
+        let args = [
+            "patch",
+            "pod",
+            name,
+            "-n",
+            namespace,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            &status,
+        ];
         self.plane.kubectl(ADMIN, &args, None).await.ok();
     }
 
