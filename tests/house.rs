@@ -172,3 +172,27 @@ fn the_examples_are_valid() {
         assert!(!plan["gateways"].as_array().unwrap().is_empty(), "{folder}");
     }
 }
+
+/// The chart has the same CRDs, and exactly the rights that the end-to-end tests run with.
+#[test]
+fn the_chart_has_the_crds_and_the_rights_that_are_tested() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).unwrap();
+    assert_eq!(
+        read("charts/gatewaytrust/crds/gatewaytrust.io.yaml"),
+        read("crds/gatewaytrust.io.yaml"),
+        "run: make crds"
+    );
+    let rules = |text: String| {
+        text.split_once("\nrules:\n")
+            .unwrap()
+            .1
+            .split("\n---")
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(
+        rules(read("charts/gatewaytrust/templates/rbac.yaml")),
+        rules(read("deploy/rbac.yaml"))
+    );
+}

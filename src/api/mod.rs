@@ -10,6 +10,9 @@ pub mod identity;
 pub mod schema;
 pub mod validated;
 
+#[cfg(test)]
+mod tests;
+
 pub use condition::{ConditionType, Reason};
 pub use device_approval::{DeviceApproval, DeviceApprovalSpec, DeviceApprovalStatus};
 pub use gateway_trust::{GatewayTrust, GatewayTrustSpec, GatewayTrustStatus};

@@ -8,7 +8,7 @@ use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 
 use super::CommandError;
-use super::plan::{GatewayState, Sources};
+use super::sources::{GatewayState, Sources};
 use crate::api::validated::ValidatedTrust;
 use crate::api::{DeviceApproval, GatewayTrust};
 use crate::cluster::SourceKey;

@@ -15,6 +15,7 @@ use crate::telemetry::{self, LogFormat};
 
 pub mod live;
 pub mod plan;
+pub mod sources;
 pub mod sync;
 
 /// Keeps an OpenClaw gateway's trust (its proxies and its devices) in Git.

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::routes::Class;
+use super::class::Class;
 use super::{Discovery, Evidence, GatewayView, NamespacePolicy, foreign_hint, trust_pod};
 use crate::api::ObjectKey;
 use crate::cluster::{PodView, Snapshot};

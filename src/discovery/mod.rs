@@ -14,6 +14,7 @@ use crate::api::{ObjectKey, PROXIES_FOR};
 use crate::cidr::{Prefix, PrefixSet};
 use crate::cluster::{PodView, Snapshot, SourceKey};
 
+pub mod class;
 pub mod ingress_nginx;
 pub mod routes;
 

@@ -1,20 +1,10 @@
 //! From the gateway's Service to the class of every Ingress that leads there. Pure.
 
+use super::class::Class;
 use super::{Discovery, Evidence, GatewayView, NamespacePolicy, ingress_nginx};
 use crate::api::ObjectKey;
 use crate::api::validated::{PortReference, Target};
 use crate::cluster::{BackendView, IngressView, Snapshot};
-
-/// The class of an Ingress: the name it gives, and the controller that its IngressClass names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Class {
-    /// Name of the IngressClass, or the value of the old annotation.
-    pub name: String,
-    /// `spec.controller`; none where only the old annotation names a class without an IngressClass object.
-    pub controller: Option<String>,
-    /// Whether only the old annotation names it.
-    pub by_annotation: bool,
-}
 
 /// Follows every Ingress of the gateway's namespace that has the gateway's Service as a backend.
 pub fn follow(snapshot: &Snapshot, gateway: GatewayView<'_>, policy: &NamespacePolicy, found: &mut Discovery) {
@@ -75,26 +65,6 @@ fn leads_to(snapshot: &Snapshot, gateway: GatewayView<'_>, backend: &BackendView
     wanted.zip(asked).is_none_or(|(wanted, asked)| wanted == asked)
 }
 
-fn class_of(snapshot: &Snapshot, ingress: &IngressView) -> Option<Class> {
-    let named = |name: &str, by_annotation: bool| Class {
-        name: name.to_owned(),
-        controller: snapshot.ingress_classes.get(name).map(|class| class.controller.clone()),
-        by_annotation,
-    };
-    if let Some(name) = &ingress.class {
-        return Some(named(name, false));
-    }
-    if let Some(name) = &ingress.class_annotation {
-        return Some(named(name, true));
-    }
-    let (name, class) = snapshot.ingress_classes.iter().find(|(_, class)| class.default)?;
-    Some(Class {
-        name: name.clone(),
-        controller: Some(class.controller.clone()),
-        by_annotation: false,
-    })
-}
-
 fn follow_class(
     snapshot: &Snapshot,
     gateway: GatewayView<'_>,
@@ -103,7 +73,7 @@ fn follow_class(
     mut chain: Vec<Evidence>,
     found: &mut Discovery,
 ) {
-    let Some(class) = class_of(snapshot, ingress) else {
+    let Some(class) = Class::of(snapshot, ingress) else {
         found.withhold(
             format!("Ingress {key}"),
             "NeedsHint",

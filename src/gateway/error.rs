@@ -230,3 +230,71 @@ impl CallError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn remote(value: serde_json::Value) -> RemoteError {
+        serde_json::from_value(value).expect("an error")
+    }
+
+    #[test]
+    fn refusals_are_told_apart_by_their_constants() {
+        let reason = |code: &str| {
+            ConnectError::from_refusal(&remote(json!({"code": "INVALID_REQUEST", "details": {"code": code}}))).reason()
+        };
+        assert_eq!(reason("PAIRING_REQUIRED"), Reason::EnrolmentPending);
+        assert_eq!(reason("AUTH_TOKEN_MISMATCH"), Reason::WrongToken);
+        assert_eq!(reason("AUTH_RATE_LIMITED"), Reason::RateLimited);
+        assert_eq!(reason("DEVICE_AUTH_SIGNATURE_EXPIRED"), Reason::DeviceRefused);
+        assert_eq!(reason("PROTOCOL_MISMATCH"), Reason::ProtocolMismatch);
+        assert_eq!(reason("SOMETHING_NEW"), Reason::ConnectRefused);
+        let starting =
+            remote(json!({"code": "UNAVAILABLE", "retryAfterMs": 500, "details": {"reason": "startup-sidecars"}}));
+        assert_eq!(ConnectError::from_refusal(&starting).reason(), Reason::TimedOut);
+    }
+
+    #[test]
+    fn what_a_gateway_writes_never_reaches_a_message() {
+        let error = remote(
+            json!({"code": "token s3cret", "message": "your token s3cret", "details": {"code": "no s3cret!", "requestId": "a b; s3cret"}}),
+        );
+        let connect = ConnectError::from_refusal(&error).to_string();
+        let call = CallError::from_remote("config.patch", &error).to_string();
+        assert!(
+            !connect.contains("s3cret") && !call.contains("s3cret"),
+            "{connect} {call}"
+        );
+    }
+
+    #[test]
+    fn answers_of_the_real_gateway_are_understood() {
+        let call = |value| CallError::from_remote("config.patch", &remote(value));
+        let limited = json!({"code": "UNAVAILABLE", "message": "rate limit exceeded", "retryAfterMs": 41000});
+        assert_eq!(
+            call(limited),
+            CallError::Limited {
+                method: "config.patch",
+                retry: Duration::from_secs(41)
+            }
+        );
+        let stale = json!({"code": "INVALID_REQUEST", "message": "config changed since last load; re-run config.get and retry"});
+        assert_eq!(call(stale), CallError::StaleHash);
+        assert_eq!(
+            call(json!({"code": "INVALID_REQUEST", "message": "unknown requestId"})),
+            CallError::Unknown("config.patch")
+        );
+        let endless = json!({"code": "UNAVAILABLE", "retryAfterMs": u64::MAX});
+        assert_eq!(
+            call(endless),
+            CallError::Limited {
+                method: "config.patch",
+                retry: LOCKOUT
+            },
+            "a wait is bounded"
+        );
+    }
+}

@@ -4,6 +4,7 @@
 //! was applied gives nothing more to do: a property test holds both to it.
 
 pub mod approvals;
+mod outcomes;
 pub mod trust;
 
 #[cfg(test)]
