@@ -151,7 +151,10 @@ pub struct TlsSpec {
     pub ca_secret_ref: Option<SecretKeyReference>,
     /// The name that the gateway's certificate must be issued for, where it differs from the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = r"^[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?$")
+    )]
     pub server_name: Option<String>,
 }
 

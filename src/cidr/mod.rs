@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
@@ -301,15 +301,43 @@ pub fn as_the_gateway_reads(text: &str) -> Option<IpNet> {
 /// Source: the public documentation of AWS (fd00:ec2::254), Azure (168.63.129.16), Alibaba Cloud (100.100.100.200)
 /// and Oracle/GCP (169.254.169.254).
 pub fn never_a_gateway(address: IpAddr) -> bool {
-    const AWS_METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    let address = canonical(address);
+    let address = embedded(canonical(address));
     if address.is_unspecified() || address.is_multicast() {
         return true;
     }
     match address {
         IpAddr::V4(v4) => {
-            v4.is_link_local() || v4.is_broadcast() || matches!(v4.octets(), [168, 63, 129, 16] | [100, 100, 100, 200])
+            v4.is_link_local()
+                || v4.is_broadcast()
+                || v4.octets().first() == Some(&0)
+                || matches!(v4.octets(), [168, 63, 129, 16] | [100, 100, 100, 200])
         }
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6 == AWS_METADATA,
+        // fd00:ec2::/32 is where AWS puts its services, fd20:ce::254 is GCP's metadata service.
+        IpAddr::V6(v6) => {
+            v6.is_unicast_link_local()
+                || matches!(
+                    v6.segments(),
+                    [0xfd00, 0x0ec2, ..] | [0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254]
+                )
+        }
+    }
+}
+
+/// The IPv4 address that an IPv6 address stands for: NAT64 (64:ff9b::/96), 6to4 (2002::/16), IPv4-compatible (::/96).
+fn embedded(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address else { return address };
+    let v4 = |high: u16, low: u16| {
+        IpAddr::from(
+            [high.to_be_bytes(), low.to_be_bytes()]
+                .concat()
+                .try_into()
+                .unwrap_or([0; 4]),
+        )
+    };
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0x2002, high, low, ..] => v4(high, low),
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => v4(high, low),
+        _ => address,
     }
 }

@@ -89,6 +89,12 @@ fn metadata_services_never_get_a_credential() {
         "168.63.129.16",
         "0.0.0.0",
         "100.100.100.200",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
+        "::169.254.169.254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+        "0.1.2.3",
     ] {
         assert!(never_a_gateway(text.parse().expect(text)), "{text}");
     }

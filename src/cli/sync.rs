@@ -46,7 +46,7 @@ pub(super) async fn execute(arguments: SyncArguments) -> Result<Answer, CommandE
         sync.stop().await;
         return Ok(Answer::Yes);
     }
-    let problems = sync.refresh().to_vec();
+    let problems = sync.refresh().await.to_vec();
     if !problems.is_empty() {
         return Err(command_error(FolderError::Unreadable(problems)));
     }

@@ -12,7 +12,7 @@ use kube::runtime::controller::Action;
 
 use super::{Context, ReconcileError, key_of, object};
 use crate::api::condition::{ConditionType, Truth, Verdict};
-use crate::api::device_approval::{Decision, DeletionPolicy};
+use crate::api::device_approval::DeletionPolicy;
 use crate::api::validated::ValidatedApproval;
 use crate::api::{ABANDON, DeviceApproval, FINALIZER, ObjectKey, Reason};
 
@@ -31,10 +31,12 @@ pub(super) async fn reconcile(approval: Arc<DeviceApproval>, context: Arc<Contex
         if !deleting {
             object::add_finalizer(&context.client, approval.as_ref(), FINALIZER).await?;
         }
+        context.succeeded("DeviceApproval", key);
         return Ok(Action::await_change());
     }
     if deleting && (needs_nothing(&approval) || context.namespace_ends(&key.namespace).await) {
         object::remove_finalizer(&context.client, approval.as_ref(), FINALIZER).await?;
+        context.succeeded("DeviceApproval", key);
         return Ok(Action::await_change());
     }
     let verdicts = orphan(&approval, &gateway, deleting);
@@ -62,10 +64,7 @@ pub(super) async fn reconcile(approval: Arc<DeviceApproval>, context: Arc<Contex
 fn needs_nothing(approval: &DeviceApproval) -> bool {
     let spec = &approval.spec;
     let abandoned = approval.annotations().get(ABANDON).is_some_and(|value| value == "true");
-    abandoned
-        || spec.deletion_policy == DeletionPolicy::Retain
-        || spec.decision == Decision::Reject
-        || ValidatedApproval::parse_for_removal(spec).is_err()
+    abandoned || spec.deletion_policy == DeletionPolicy::Retain || ValidatedApproval::parse_for_removal(spec).is_err()
 }
 
 fn orphan(approval: &DeviceApproval, gateway: &ObjectKey, deleting: bool) -> Vec<Verdict> {

@@ -163,6 +163,10 @@ impl Front for KubeFront {
         let Some(object) = self.approval(approval) else {
             return Ok(());
         };
+        if object.metadata.deletion_timestamp.is_none() {
+            // Made anew under the same name meanwhile: it is in force.
+            return Ok(());
+        }
         if matches!(
             reason,
             Reason::Abandoned | Reason::Observing | Reason::GatewayClaimed | Reason::Retained

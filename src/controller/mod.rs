@@ -141,7 +141,7 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
                     let _ = wake_gateway.send(gateway_of(&approval));
                     let _ = approval_seen.send(Ok(approval));
                 }
-                Err(error) => tracing::warn!(%error, "the watch of deviceapprovals was interrupted; it is resumed"),
+                Err(error) => tracing::warn!(error = %watches::problem(&error), "the watch of deviceapprovals was interrupted; it is resumed"),
             }
             std::future::ready(())
         });
@@ -239,6 +239,7 @@ async fn reconcile(trust: Arc<GatewayTrust>, context: Arc<Context>) -> Result<Ac
         if wait.is_zero() {
             context.forget(&key);
             object::remove_finalizer(&context.client, trust.as_ref(), FINALIZER).await?;
+            context.succeeded("GatewayTrust", key);
             return Ok(Action::await_change());
         }
         requeue = Action::requeue(wait);
@@ -372,6 +373,7 @@ impl Context {
                     abandoned,
                 },
                 generation: approval.metadata.generation,
+                uid: approval.uid(),
             }
         });
         Desired {

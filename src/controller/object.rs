@@ -33,10 +33,10 @@ pub fn describe(error: &kube::Error) -> String {
         kube::Error::Api(status) => format!("{} (HTTP {})", status.reason, status.code),
         kube::Error::HyperError(_) | kube::Error::Service(_) => "the API server cannot be reached".to_owned(),
         kube::Error::SerdeError(_) => "the answer has another shape than expected".to_owned(),
-        other => {
-            let text = other.to_string();
-            text.lines().next().unwrap_or_default().chars().take(200).collect()
-        }
+        kube::Error::Auth(_) => "signing in to the API server failed (see the kubeconfig's user)".to_owned(),
+        kube::Error::InferConfig(_) | kube::Error::InferKubeconfig(_) => "there is no usable kubeconfig".to_owned(),
+        // The rest may quote what was sent or answered.
+        _ => "the call failed".to_owned(),
     }
 }
 

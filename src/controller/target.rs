@@ -230,21 +230,30 @@ fn service_port(service: &ServiceView, port: Option<&PortReference>) -> Option<O
     }
 }
 
-/// Whether no pod of the namespace looks like a gateway (listens on its port).
+/// Whether no pod of the namespace could be a gateway. On doubt there is one.
 async fn no_gateway_pods(client: &Client, namespace: &str) -> bool {
-    let pods: Api<Object<Option<raw::PodSpec>, serde_json::Value>> =
-        Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<Pod>(&()));
-    let listens = |pod: &Object<Option<raw::PodSpec>, serde_json::Value>| {
-        pod.spec
-            .iter()
-            .flat_map(|spec| &spec.containers)
-            .flat_map(|container| &container.ports)
-            .any(|port| port.container_port == Some(18789))
-    };
-    // On doubt it is not gone.
-    pods.list(&ListParams::default().limit(500))
-        .await
-        .is_ok_and(|list| list.metadata.continue_.is_none() && !list.items.iter().any(listens))
+    let pods: Api<RawPod> = Api::namespaced_with(client.clone(), namespace, &ApiResource::erase::<Pod>(&()));
+    let list = pods.list(&ListParams::default().limit(500)).await;
+    list.is_ok_and(|list| list.metadata.continue_.is_none() && !list.items.iter().any(may_be_gateway))
+}
+
+/// Containers need not declare their ports, and the gateway's can be changed.
+fn may_be_gateway(pod: &RawPod) -> bool {
+    let finished = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref())
+        .is_some_and(|phase| matches!(phase, "Succeeded" | "Failed"));
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    !finished
+        && containers.into_iter().any(|container| {
+            container.ports.is_empty()
+                || container.ports.iter().any(|port| port.container_port == Some(18789))
+                || container
+                    .env
+                    .iter()
+                    .any(|variable| variable.name.starts_with("OPENCLAW_"))
+        })
 }
 
 /// The credential that a gateway's own pod runs with.

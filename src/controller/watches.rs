@@ -6,13 +6,13 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::{Ingress, IngressClass};
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::core::{Object, PartialObjectMeta};
-use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
@@ -58,6 +58,18 @@ pub struct ClusterWatches {
     client: Client,
     state: Arc<Mutex<Sources>>,
     changed: watch::Sender<u64>,
+}
+
+/// Longest wait before an interrupted watch is started anew.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+fn backoff() -> ExponentialBackoff {
+    let builder = ExponentialBuilder::default().with_min_delay(Duration::from_millis(500));
+    builder
+        .with_max_delay(LONGEST_WAIT)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 /// Changes that come together lead to one snapshot.
@@ -194,47 +206,57 @@ impl ClusterWatches {
         K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
         K::DynamicType: Clone,
     {
-        let mut fresh = BTreeMap::new();
-        let mut events = watcher(api, config).default_backoff().boxed();
-        while let Some(event) = events.next().await {
-            let news = match event {
-                Ok(Event::Init) => {
-                    fresh.clear();
-                    false
+        let mut waits = backoff();
+        loop {
+            let mut fresh = BTreeMap::new();
+            let mut events = watcher(api.clone(), config.clone()).boxed();
+            while let Some(event) = events.next().await {
+                let news = match event {
+                    Ok(Event::Init) => {
+                        fresh.clear();
+                        false
+                    }
+                    Ok(Event::InitApply(object)) => {
+                        fresh.insert(key_of(&object), view(object));
+                        false
+                    }
+                    Ok(Event::InitDone) => {
+                        waits = backoff();
+                        let objects = std::mem::take(&mut fresh);
+                        self.update(&key, |source| {
+                            let news = !source.synced || source.fault.is_some() || source.objects != objects;
+                            source.objects = objects;
+                            source.synced = true;
+                            source.fault = None;
+                            news
+                        })
+                    }
+                    Ok(Event::Apply(object)) => {
+                        let name = key_of(&object);
+                        let object = view(object);
+                        self.update(&key, |source| {
+                            source.objects.insert(name, object.clone()) != Some(object)
+                        })
+                    }
+                    Ok(Event::Delete(object)) => {
+                        self.update(&key, |source| source.objects.remove(&key_of(&object)).is_some())
+                    }
+                    Err(error) => {
+                        let problem = problem(&error);
+                        tracing::warn!(source = key.kind().resource(), scope = %key.scope(), %problem, "a watch was interrupted; what it knew is kept");
+                        let news = self.update(&key, |source| source.fault.replace(problem.clone()) != Some(problem));
+                        if news {
+                            self.changed.send_modify(|count| *count += 1);
+                        }
+                        break;
+                    }
+                };
+                if news {
+                    self.changed.send_modify(|count| *count += 1);
                 }
-                Ok(Event::InitApply(object)) => {
-                    fresh.insert(key_of(&object), view(object));
-                    false
-                }
-                Ok(Event::InitDone) => {
-                    let objects = std::mem::take(&mut fresh);
-                    self.update(&key, |source| {
-                        source.objects = objects;
-                        source.synced = true;
-                        source.fault = None;
-                        true
-                    })
-                }
-                Ok(Event::Apply(object)) => {
-                    let name = key_of(&object);
-                    let object = view(object);
-                    self.update(&key, |source| {
-                        source.fault = None;
-                        source.objects.insert(name, object.clone()) != Some(object)
-                    })
-                }
-                Ok(Event::Delete(object)) => {
-                    self.update(&key, |source| source.objects.remove(&key_of(&object)).is_some())
-                }
-                Err(error) => {
-                    let problem = problem(&error);
-                    tracing::warn!(source = key.kind().resource(), scope = %key.scope(), %problem, "a watch was interrupted; what it knew is kept");
-                    self.update(&key, |source| source.fault.replace(problem.clone()) != Some(problem))
-                }
-            };
-            if news {
-                self.changed.send_modify(|count| *count += 1);
             }
+            // A watch that merely went on would not tell that all is well again: a new one lists everything first.
+            tokio::time::sleep(waits.next().unwrap_or(LONGEST_WAIT)).await;
         }
     }
 
@@ -248,7 +270,8 @@ impl ClusterWatches {
     }
 }
 
-fn problem(error: &watcher::Error) -> String {
+/// What interrupted a watch, without the body of any answer.
+pub(super) fn problem(error: &watcher::Error) -> String {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)

@@ -141,6 +141,7 @@ pub fn trust(
         return;
     }
     if serving.len() > 1 {
+        found.doubt = true;
         let names = serving.keys().cloned().collect::<Vec<_>>().join(", ");
         found.withhold(
             format!("Ingress {ingress}"),

@@ -69,6 +69,8 @@ pub struct Discovery {
     pub withheld: BTreeSet<Withheld>,
     /// Why the result may be incomplete: sources that could not be read. Not empty = keep the last good set.
     pub faults: Vec<String>,
+    /// Whether something could not be told apart: nothing that was trusted before is taken away on that.
+    pub doubt: bool,
     /// Whether some source was not read yet, not even once.
     pub starting: bool,
 }

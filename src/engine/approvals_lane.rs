@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::front::Front;
 use super::link::{Link, Up};
 use super::{Desired, Note, NoteKind, Shared, Subject};
-use crate::api::device_approval::{Decision, DeletionPolicy};
+use crate::api::device_approval::DeletionPolicy;
 use crate::api::gateway_trust::Mode;
 use crate::api::validated::Grant;
 use crate::api::{ObjectKey, Reason};
@@ -21,6 +21,8 @@ use crate::plan::approvals::{Action, ApprovalsPlan, DeviceVerdict, Inputs, plan}
 
 /// The slow re-list behind the events: they are dropped for slow sockets, and a removal emits none.
 const RELIST: Duration = Duration::from_secs(30);
+/// Least time between lists that are made only because somebody came or went.
+const PRESENCE_GAP: Duration = Duration::from_secs(1);
 /// Wait after a failed call.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How often a plan is applied and made anew in one go before the lane takes a breath.
@@ -31,6 +33,8 @@ const GONE_FOR_GOOD: Duration = Duration::from_secs(60);
 /// What this lane knows, for the reporter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
+    /// What was desired when it was planned.
+    pub desired: Arc<Desired>,
     /// The plan.
     pub plan: ApprovalsPlan,
     /// The pairing store that it was made from.
@@ -72,10 +76,19 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
             Link::Again => RELIST,
             Link::Down { gone_since, .. } => without_gateway(&shared, &desired, *gone_since),
         };
+        let (devices, presence) = signals
+            .as_mut()
+            .map(|signals| (&mut signals.devices, &mut signals.presence))
+            .unzip();
         tokio::select! {
             news = desired_changed.changed() => if news.is_err() { return },
             news = link_changed.changed() => if news.is_err() { return },
-            () = changed(signals.as_mut().map(|signals| &mut signals.devices)) => {}
+            () = changed(devices) => {}
+            () = async {
+                // Who is connected is worth a look, but a list costs the gateway something: not at every coming and going.
+                changed(presence).await;
+                tokio::time::sleep(PRESENCE_GAP).await;
+            } => {}
             () = tokio::time::sleep(next) => {}
         }
     }
@@ -84,7 +97,7 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
 /// No gateway: nothing can be revoked. Deleted approvals go only where it is gone for good.
 fn without_gateway<F: Front, C: Connector>(
     shared: &Shared<F, C>,
-    desired: &Desired,
+    desired: &Arc<Desired>,
     gone_since: Option<Instant>,
 ) -> Duration {
     let gone = gone_since.is_some_and(|since| since.elapsed() >= GONE_FOR_GOOD);
@@ -108,7 +121,7 @@ fn without_gateway<F: Front, C: Connector>(
             .input
             .spec
             .as_ref()
-            .is_ok_and(|spec| spec.deletion_policy == DeletionPolicy::Revoke && spec.decision == Decision::Approve);
+            .is_ok_and(|spec| spec.deletion_policy == DeletionPolicy::Revoke);
         outcome.release = match (
             approval.input.deleting,
             approval.input.abandoned || gone || namespace_ends,
@@ -119,6 +132,7 @@ fn without_gateway<F: Front, C: Connector>(
         };
     }
     shared.approvals.send_replace(Some(Facts {
+        desired: desired.clone(),
         plan,
         devices: empty,
         claimed_by: None,
@@ -133,7 +147,7 @@ fn without_gateway<F: Front, C: Connector>(
 }
 
 /// Another operator's device that was paired before ours. The names are made by [`Front::device_name`].
-pub(super) fn claimed_by(devices: &DeviceList, own_device: &str, own_name: &str) -> Option<String> {
+pub(super) fn claimed_by(devices: &DeviceList, desired: &Desired, own_device: &str, own_name: &str) -> Option<String> {
     let own_since = devices
         .paired
         .iter()
@@ -142,6 +156,11 @@ pub(super) fn claimed_by(devices: &DeviceList, own_device: &str, own_name: &str)
     let other = devices.paired.iter().find(|record| {
         record.device_id != own_device
             && record.display_name.starts_with(DEVICE_NAME_PREFIX)
+            // Any device can call itself so. One that cannot manage, or that Git names as a device, is no operator.
+            && MANAGES.iter().all(|scope| record.holds.covers_scope(scope))
+            && !desired.approvals.iter().any(|approval| {
+                approval.input.spec.as_ref().is_ok_and(|spec| spec.device.as_str() == record.device_id)
+            })
             // The same name under another key is this operator before it lost its key.
             && record.display_name != own_name
             && record.approved_at.zip(own_since).is_none_or(|(theirs, ours)| theirs <= ours)
@@ -153,25 +172,33 @@ pub(super) fn claimed_by(devices: &DeviceList, own_device: &str, own_name: &str)
     ))
 }
 
+/// What an operator's device holds.
+const MANAGES: [&str; 2] = ["operator.admin", "operator.pairing"];
+
 /// How the display name of every operator's device begins.
 pub const DEVICE_NAME_PREFIX: &str = "gatewaytrust ";
 
 async fn pass<F: Front, C: Connector>(
     shared: &Shared<F, C>,
-    desired: &Desired,
+    desired: &Arc<Desired>,
     up: &Up<C::Door>,
     told: &mut Told,
 ) -> Duration {
     let approvals = desired.inputs();
     let own = up.own_device.as_str();
-    let enforce = desired.spec.as_ref().is_ok_and(|spec| spec.mode == Mode::Enforce);
+    // A spec without meaning says nothing of any device: nothing is done, and nothing is let go.
+    let Ok(spec) = &desired.spec else { return RELIST };
+    let enforce = spec.mode == Mode::Enforce;
     for _ in 0..ROUNDS {
+        if !is_current(shared, desired) {
+            return Duration::ZERO;
+        }
         let devices = match up.door.devices().await {
             Ok(devices) => devices,
             Err(error) => return failed(shared, desired, &error),
         };
         let now = Timestamp::now();
-        let claimed_by = claimed_by(&devices, own, &shared.front.device_name(&desired.key));
+        let claimed_by = claimed_by(&devices, desired, own, &shared.front.device_name(&desired.key));
         let mut plan = plan(Inputs {
             approvals: &approvals,
             devices: &devices,
@@ -179,10 +206,15 @@ async fn pass<F: Front, C: Connector>(
             admit: !desired.deleting,
             now,
         });
-        if !enforce {
+        if !enforce || claimed_by.is_some() {
             // Nothing is written, so nothing would ever be revoked: a deletion must not hang on that.
+            let reason = if enforce {
+                Reason::GatewayClaimed
+            } else {
+                Reason::Observing
+            };
             for (outcome, approval) in plan.outcomes.iter_mut().zip(&desired.approvals) {
-                outcome.release = outcome.release.or(approval.input.deleting.then_some(Reason::Observing));
+                outcome.release = outcome.release.or(approval.input.deleting.then_some(reason));
             }
         }
         tell_news(shared, &plan, told);
@@ -192,6 +224,7 @@ async fn pass<F: Front, C: Connector>(
         let actions = plan.actions.clone();
         let acts = enforce && claimed_by.is_none() && !actions.is_empty();
         shared.approvals.send_replace(Some(Facts {
+            desired: desired.clone(),
             plan,
             devices,
             claimed_by,
@@ -212,11 +245,17 @@ async fn pass<F: Front, C: Connector>(
     AFTER_FAILURE
 }
 
-fn failed<F: Front, C: Connector>(shared: &Shared<F, C>, desired: &Desired, error: &CallError) -> Duration {
+/// Whether nothing else is desired meanwhile: an approval that has just been taken back must not be carried out.
+fn is_current<F, C: Connector>(shared: &Shared<F, C>, desired: &Arc<Desired>) -> bool {
+    Arc::ptr_eq(&shared.desired.borrow(), desired)
+}
+
+fn failed<F: Front, C: Connector>(shared: &Shared<F, C>, desired: &Arc<Desired>, error: &CallError) -> Duration {
     tracing::warn!(gateway = %desired.key, %error, "approvals: a call to the gateway failed");
     shared.approvals.send_modify(|facts| {
         // A gateway that never gave a list is a problem too, not one that was not looked at.
         let facts = facts.get_or_insert_with(|| Facts {
+            desired: desired.clone(),
             plan: ApprovalsPlan::default(),
             devices: DeviceList::default(),
             claimed_by: None,
@@ -226,19 +265,23 @@ fn failed<F: Front, C: Connector>(shared: &Shared<F, C>, desired: &Desired, erro
         facts.problem = Some(error.to_string());
     });
     match error {
-        CallError::Limited { retry, .. } => *retry,
+        CallError::Limited { retry, .. } => (*retry).max(AFTER_FAILURE),
         _ => AFTER_FAILURE,
     }
 }
 
 async fn apply<F: Front, C: Connector>(
     shared: &Shared<F, C>,
-    desired: &Desired,
+    desired: &Arc<Desired>,
     up: &Up<C::Door>,
     actions: Vec<Action>,
 ) -> Result<(), CallError> {
     let mut granted: Vec<(String, Grant)> = Vec::new();
+    let mut failure = None;
     for action in actions {
+        if !is_current(shared, desired) {
+            break;
+        }
         let device = action.device_id().to_owned();
         let outcome = match &action {
             Action::Approve { request_id, .. } => up.door.approve(request_id).await,
@@ -249,7 +292,10 @@ async fn apply<F: Front, C: Connector>(
             Ok(()) => {}
             // The request died or the device has gone meanwhile: the next list says what is so now.
             Err(CallError::Unknown(_)) => continue,
-            Err(error) => return Err(error),
+            Err(error) => {
+                failure = Some(error);
+                break;
+            }
         }
         let short: String = device.chars().take(12).collect();
         let (kind, reason, message) = match action {
@@ -274,7 +320,9 @@ async fn apply<F: Front, C: Connector>(
         };
         tell(shared, desired, &device, kind, reason, message);
     }
-    read_back(shared, desired, up, granted).await
+    // Also after a failure: what was approved before it is read back all the same.
+    read_back(shared, desired, up, granted).await?;
+    failure.map_or(Ok(()), Err)
 }
 
 /// Invariant 2 of `api.md`: what the gateway really gave is read back, and a device that got more is removed at once.

@@ -38,9 +38,17 @@ pub struct DesiredApproval {
     pub input: ApprovalInput,
     /// Its generation.
     pub generation: Option<i64>,
+    /// Its uid: an object that is made again under the same name is another one.
+    pub uid: Option<String>,
 }
 
 impl Desired {
+    /// The approval of this name, if it still is the same object.
+    pub fn same(&self, other: &DesiredApproval) -> Option<&DesiredApproval> {
+        self.approvals
+            .iter()
+            .find(|approval| approval.input.key == other.input.key && approval.uid == other.uid)
+    }
     /// What the approvals planner needs.
     pub fn inputs(&self) -> Vec<ApprovalInput> {
         self.approvals.iter().map(|approval| approval.input.clone()).collect()

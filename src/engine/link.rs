@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::front::{Desired, Front, ResolvedTarget, TargetError};
 use super::{Note, NoteKind, Shared, Subject};
 use crate::api::gateway_trust::Enrolment;
-use crate::api::validated::{Target, ValidatedTrust};
+use crate::api::validated::{SpecError, Target, ValidatedTrust};
 use crate::api::{DeviceId, ObjectKey, Reason};
 use crate::cluster::{ServiceView, SliceView};
 use crate::gateway::{ConnectError, Connector, Credential, Door, Identity};
@@ -66,6 +66,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(250);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// How often it is looked whether the refused credential has been replaced.
 const CREDENTIAL_LOOK: Duration = Duration::from_secs(5);
+/// The same credential is tried again after this: the gateway may have been given it meanwhile. Ten tries within a
+/// minute would lock the address out; this is one in five.
+const SAME_AGAIN: Duration = Duration::from_secs(300);
 /// The operator's device asks again at least this often while a person has to approve it.
 const ENROLMENT_LOOK: Duration = Duration::from_secs(10);
 /// After a close that was to be expected.
@@ -88,7 +91,7 @@ fn waits() -> ExponentialBackoff {
 /// What decides where to connect: while it stays the same, an open connection is left alone.
 #[derive(Clone, Debug, PartialEq)]
 struct Aim {
-    trust: Option<AimSpec>,
+    trust: Result<AimSpec, SpecError>,
     service: Option<ServiceView>,
     slices: Vec<SliceView>,
 }
@@ -102,12 +105,15 @@ type AimSpec = (
 );
 
 fn aim(desired: &Desired) -> Aim {
-    let Ok(trust) = &desired.spec else {
-        return Aim {
-            trust: None,
-            service: None,
-            slices: Vec::new(),
-        };
+    let trust = match &desired.spec {
+        Ok(trust) => trust,
+        Err(error) => {
+            return Aim {
+                trust: Err(error.clone()),
+                service: None,
+                slices: Vec::new(),
+            };
+        }
     };
     let spec = (
         trust.target.clone(),
@@ -127,7 +133,7 @@ fn aim(desired: &Desired) -> Aim {
         Target::Url(_) => (None, Vec::new()),
     };
     Aim {
-        trust: Some(spec),
+        trust: Ok(spec),
         service,
         slices,
     }
@@ -136,6 +142,8 @@ fn aim(desired: &Desired) -> Aim {
 /// What came of one attempt.
 enum Attempt<D> {
     Up(Box<Up<D>>),
+    /// Nothing to say: the next attempt will do.
+    Again,
     Down {
         reason: Reason,
         message: String,
@@ -159,7 +167,7 @@ enum Wait {
 pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
     let mut desired_changed = shared.desired.clone();
     let mut backoff = waits();
-    let mut refused: Option<Credential> = None;
+    let mut refused: Option<(Credential, Instant)> = None;
     let mut number = 0;
     let mut gone_since: Option<Instant> = None;
     loop {
@@ -175,7 +183,7 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
                 shared.link.send_replace(Link::Up(*up));
                 let planned = hold(&mut desired_changed, &aimed, &mut closed, &desired.key).await;
                 shared.link.send_replace(Link::Again);
-                if planned || since.elapsed() >= GOOD_AFTER {
+                if since.elapsed() >= GOOD_AFTER || (planned && since.elapsed() >= AT_ONCE_AFTER) {
                     backoff = waits();
                 }
                 // The gateway closes everybody when its policy changes: approvals need the connection back at once.
@@ -185,6 +193,7 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
                     Wait::BackOff
                 }
             }
+            Attempt::Again => Wait::BackOff,
             Attempt::Down {
                 reason,
                 message,
@@ -208,7 +217,11 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
         };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = until_aim_changes(&mut desired_changed, &aimed) => backoff = waits(),
+            () = until_aim_changes(&mut desired_changed, &aimed) => {
+                backoff = waits();
+                // Another pod may have been given this credential.
+                refused = None;
+            }
         }
     }
 }
@@ -265,7 +278,7 @@ async fn until_aim_changes(desired: &mut tokio::sync::watch::Receiver<Arc<Desire
 async fn attempt<F: Front, C: Connector>(
     shared: &Shared<F, C>,
     desired: &Desired,
-    refused: &mut Option<Credential>,
+    refused: &mut Option<(Credential, Instant)>,
     number: u64,
 ) -> Attempt<C::Door> {
     let trust = match &desired.spec {
@@ -291,7 +304,10 @@ async fn attempt<F: Front, C: Connector>(
             };
         }
     };
-    if refused.as_ref() == Some(&target.credential) {
+    if refused
+        .as_ref()
+        .is_some_and(|(credential, at)| *credential == target.credential && at.elapsed() < SAME_AGAIN)
+    {
         // The same wrong token is not tried twice: the last message still holds.
         return still_refused(shared);
     }
@@ -324,7 +340,7 @@ async fn attempt<F: Front, C: Connector>(
         Err(ConnectError::PairingRequired { request_id }) => enrol(shared, trust, &target, &identity, request_id).await,
         Err(error) => {
             if error.waits_for_new_credential() {
-                *refused = Some(target.credential);
+                *refused = Some((target.credential, Instant::now()));
             }
             let wait = match &error {
                 ConnectError::WrongToken(_) => Wait::For(CREDENTIAL_LOOK),
@@ -377,12 +393,7 @@ async fn enrol<F: Front, C: Connector>(
                     device = identity.device_id().short(),
                     "the operator's device was paired by the admin RPC plugin"
                 );
-                return Attempt::Down {
-                    reason: Reason::Disconnected,
-                    message: "The operator's device was just paired; connecting.".to_owned(),
-                    pods_gone: false,
-                    wait: Wait::For(Duration::ZERO),
-                };
+                return Attempt::Again;
             }
             Ok(false) => "The admin RPC plugin is off, and need not be turned on. ".clone_into(&mut tried),
             Err(error) => tried = format!("The admin RPC plugin did not do it ({}). ", error.reason()),

@@ -72,7 +72,8 @@ fn trusted_list(
 pub fn trust_status<D>(sources: &Sources<'_, D>, previous: &GatewayTrustStatus) -> GatewayTrustStatus {
     let now = sources.now;
     let mut status = previous.clone();
-    status.observed_generation = sources.desired.generation;
+    let generation = spoken_of(sources, previous);
+    status.observed_generation = generation;
     if let Link::Up(up) = sources.link {
         status.gateway = Some(GatewayInfo {
             version: sources.version.unwrap_or_default().to_owned(),
@@ -124,8 +125,22 @@ pub fn trust_status<D>(sources: &Sources<'_, D>, previous: &GatewayTrustStatus) 
         status.pending = pending_list(facts, own, &previous.pending, now);
     }
     let verdicts = trust_verdicts(sources);
-    status.conditions = conditions(verdicts, &previous.conditions, sources.desired.generation, now);
+    status.conditions = conditions(verdicts, &previous.conditions, generation, now);
     status
+}
+
+/// The generation that this status speaks of: the newest only where both lanes have planned for it.
+fn spoken_of<D>(sources: &Sources<'_, D>, previous: &GatewayTrustStatus) -> Option<i64> {
+    let newest = sources.desired.generation;
+    let planned = sources.trust.is_some_and(|facts| facts.generation == newest)
+        && sources
+            .approvals
+            .is_some_and(|facts| facts.desired.generation == newest);
+    if planned || sources.desired.spec.is_err() {
+        newest
+    } else {
+        previous.observed_generation
+    }
 }
 
 fn pending_list(

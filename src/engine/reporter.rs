@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::front::Front;
+use super::front::{DesiredApproval, Front};
 use super::link::Link;
 use super::report::{Sources, approval_status, trust_status};
 use super::{Desired, Note, Shared};
@@ -30,6 +30,8 @@ pub struct Published {
     pub trust: Option<GatewayTrustStatus>,
     /// Each approval's.
     pub approvals: BTreeMap<ObjectKey, DeviceApprovalStatus>,
+    /// The uid of the object that each was published for.
+    uids: BTreeMap<ObjectKey, Option<String>>,
     /// Whether the approvals were looked at on a live connection, and nothing was left to do.
     pub settled: bool,
     /// Whether there is a final answer for now: settled, or no connection for a stated reason.
@@ -50,7 +52,7 @@ pub(super) async fn run<F: Front, C: Connector>(
         trust: shared.front.previous_status(&key),
         ..Published::default()
     };
-    let mut released: BTreeSet<ObjectKey> = BTreeSet::new();
+    let mut released = Released::new();
     let mut broken_since: Option<Instant> = None;
     loop {
         let mut wait = Duration::from_secs(3600);
@@ -102,7 +104,7 @@ async fn publish<F: Front, C: Connector>(
     shared: &Shared<F, C>,
     sources: &Sources<'_, C::Door>,
     known: &mut Published,
-    released: &mut BTreeSet<ObjectKey>,
+    released: &mut Released,
 ) -> Result<(), ()> {
     let desired: &Desired = sources.desired;
     let mut ok = true;
@@ -128,27 +130,29 @@ async fn publish<F: Front, C: Connector>(
     {
         known.settled &= facts.plan.actions.is_empty() && facts.problem.is_none();
         answered &= known.settled || facts.claimed_by.is_some();
-        let generations: BTreeMap<&ObjectKey, Option<i64>> = desired
-            .approvals
-            .iter()
-            .map(|approval| (&approval.input.key, approval.generation))
-            .collect();
-        for outcome in &facts.plan.outcomes {
-            // The plan may be of a moment ago; what has gone since then has no status any more.
-            let Some(generation) = generations.get(&outcome.key) else {
-                continue;
-            };
+        for (outcome, planned) in facts.plan.outcomes.iter().zip(&facts.desired.approvals) {
+            // The plan may be of a moment ago: what has gone or was made anew since then is for the next one.
+            let Some(now) = desired.same(planned) else { continue };
             if let Some(reason) = outcome.release {
-                ok &= release(shared, desired, &outcome.key, reason, released).await;
+                if now.input.deleting {
+                    ok &= release(shared, desired, now, reason, released).await;
+                }
                 continue;
+            }
+            if known.uids.insert(outcome.key.clone(), now.uid.clone()) != Some(now.uid.clone()) {
+                known.approvals.remove(&outcome.key);
             }
             let previous = match known.approvals.get(&outcome.key) {
                 Some(status) => status.clone(),
                 None => shared.front.previous_approval_status(&outcome.key).unwrap_or_default(),
             };
-            let status = approval_status(sources, outcome, *generation, &previous);
+            let status = approval_status(sources, outcome, planned.generation, &previous);
+            if is_orphaned(&shared.front.previous_approval_status(&outcome.key)) {
+                // Written for a moment without a gateway, after what this worker wrote.
+                known.approvals.remove(&outcome.key);
+            }
             if known.approvals.get(&outcome.key) != Some(&status) {
-                if status != previous
+                if (status != previous || is_orphaned(&shared.front.previous_approval_status(&outcome.key)))
                     && let Err(error) = shared.front.publish_approval(&desired.key, &outcome.key, &status).await
                 {
                     tracing::warn!(approval = %outcome.key, %error, "the status could not be written");
@@ -172,24 +176,39 @@ async fn publish<F: Front, C: Connector>(
     known
         .approvals
         .retain(|key, _| desired.approvals.iter().any(|approval| approval.input.key == *key));
-    released.retain(|key| desired.approvals.iter().any(|approval| approval.input.key == *key));
+    released.retain(|(key, uid)| {
+        let mut approvals = desired.approvals.iter();
+        approvals.any(|approval| approval.input.key == *key && approval.uid == *uid && approval.input.deleting)
+    });
     if ok { Ok(()) } else { Err(()) }
 }
+
+fn is_orphaned(status: &Option<DeviceApprovalStatus>) -> bool {
+    let conditions = status.iter().flat_map(|status| &status.conditions);
+    conditions
+        .into_iter()
+        .any(|condition| condition.reason == Reason::GatewayTrustNotFound.as_str())
+}
+
+/// Objects that were let go already.
+type Released = BTreeSet<(ObjectKey, Option<String>)>;
 
 async fn release<F: Front, C: Connector>(
     shared: &Shared<F, C>,
     desired: &Desired,
-    key: &ObjectKey,
+    approval: &DesiredApproval,
     reason: Reason,
-    released: &mut BTreeSet<ObjectKey>,
+    released: &mut Released,
 ) -> bool {
-    if released.contains(key) {
+    let key = &approval.input.key;
+    let object = (key.clone(), approval.uid.clone());
+    if released.contains(&object) {
         return true;
     }
     match shared.front.release(&desired.key, key, reason).await {
         Ok(()) => {
             tracing::info!(gateway = %desired.key, approval = %key, %reason, "the deleted approval may go");
-            released.insert(key.clone());
+            released.insert(object);
             true
         }
         Err(error) => {

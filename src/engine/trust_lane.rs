@@ -36,6 +36,8 @@ const REVERT_SPAN: Duration = Duration::from_secs(3600);
 /// What this lane knows, for the reporter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Facts {
+    /// The generation of the spec that it was planned for.
+    pub generation: Option<i64>,
     /// The plan.
     pub plan: TrustPlan,
     /// Whether the admin RPC plugin is on, where the config is known.
@@ -90,6 +92,8 @@ struct Lane<'a, F, C: Connector> {
     writes: Writes,
     record: Option<Record>,
     last_plan: Option<TrustPlan>,
+    /// The gateway limits its writes, or refused one: none before this, whatever wakes the lane.
+    not_before: Option<Instant>,
 }
 
 pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
@@ -107,6 +111,7 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
         writes: Writes::default(),
         record: None,
         last_plan: None,
+        not_before: None,
     };
     let mut spec = shared.desired().spec.clone();
     loop {
@@ -115,6 +120,7 @@ pub(super) async fn run<F: Front, C: Connector>(shared: Arc<Shared<F, C>>) {
             // A person has changed the spec: what was given up is tried again.
             spec.clone_from(&desired.spec);
             lane.writes = Writes::default();
+            lane.not_before = None;
         }
         let link = link_changed.borrow_and_update().clone();
         // Taken before the pass: what changes while it runs wakes the next one.
@@ -156,8 +162,15 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
             };
             let plan = self.plan(desired, &discovery, config.as_ref());
             let change = plan.change.clone().filter(|_| plan.enforce && !desired.deleting);
+            if change.is_some()
+                && let Some(left) = self.not_before.map(|at| at.saturating_duration_since(Instant::now()))
+                && !left.is_zero()
+            {
+                // What was said when the gateway refused still holds.
+                return left;
+            }
             let known = if config.is_some() { Known::Now } else { Known::Before };
-            self.publish(plan, config.as_ref(), known);
+            self.publish(desired, plan, config.as_ref(), known);
             let (Some(change), Some(up), Some(config)) = (change, up, &config) else {
                 return REREAD;
             };
@@ -192,7 +205,7 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
         }
     }
 
-    fn publish(&mut self, mut plan: TrustPlan, config: Option<&GatewayConfig>, known: Known) {
+    fn publish(&mut self, desired: &Desired, mut plan: TrustPlan, config: Option<&GatewayConfig>, known: Known) {
         if known == Known::Before
             && let Some(last) = &self.last_plan
         {
@@ -214,6 +227,7 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
             self.last_plan = Some(plan.clone());
         }
         self.shared.trust.send_replace(Some(Facts {
+            generation: desired.generation,
             plan,
             admin_rpc,
             changes: self.changes.clone(),
@@ -243,16 +257,18 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
             .retain(|verdict| verdict.kind != ConditionType::TrustApplied);
         plan.verdicts
             .push(Verdict::new(ConditionType::TrustApplied, false, reason, message));
-        self.publish(plan, config, Known::Failed);
-        match error {
-            CallError::Limited { retry, .. } => *retry,
-            // Neither gets better by itself; the config's own events wake this lane earlier.
+        self.publish(desired, plan, config, Known::Failed);
+        let wait = match error {
+            CallError::Limited { retry, .. } => (*retry).max(AFTER_FAILURE),
+            // Neither gets better by itself.
             CallError::ReadOnly
             | CallError::Refused {
                 method: "config.patch", ..
             } => REREAD,
-            _ => AFTER_FAILURE,
-        }
+            _ => return AFTER_FAILURE,
+        };
+        self.not_before = Some(Instant::now() + wait);
+        wait
     }
 
     /// Writes once. The prefixes are remembered as the operator's own before, so that a crash in between leaves
@@ -277,17 +293,14 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
             .writes
             .is_fought_over(config.trusted_proxies.as_deref().unwrap_or_default())
         {
-            self.give_up(facts, change);
+            self.say(facts, Reason::RevertedByOther, reverted(change));
             return Ok(REREAD);
         }
         let devices = up.door.devices().await?;
-        if claimed_by(
-            &devices,
-            up.own_device.as_str(),
-            &self.shared.front.device_name(&desired.key),
-        )
-        .is_some()
-        {
+        let own_name = self.shared.front.device_name(&desired.key);
+        if let Some(other) = claimed_by(&devices, desired, up.own_device.as_str(), &own_name) {
+            let message = format!("Another operator manages this gateway already: {other}. Nothing is written.");
+            self.say(facts, Reason::GatewayClaimed, message);
             return Ok(REREAD);
         }
         let Some(mut record) = self.record.clone() else {
@@ -330,20 +343,22 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
         Ok(Duration::from_millis(50))
     }
 
-    fn give_up(&mut self, facts: Facts, change: &Change) {
+    /// Says why the change is not made.
+    fn say(&mut self, facts: Facts, reason: Reason, message: String) {
         let mut plan = facts.plan;
         plan.verdicts
             .retain(|verdict| verdict.kind != ConditionType::TrustApplied);
-        plan.verdicts.push(Verdict::new(
-            ConditionType::TrustApplied,
-            false,
-            Reason::RevertedByOther,
-            format!(
-                "Somebody else keeps putting another list into gateway.trustedProxies: what was written was taken back {REVERTS} times within the hour ({}). It is not fought any longer. Whoever deploys the gateway's openclaw.json has to leave that key alone, or hold these entries. It is tried again when this object's spec changes, or after an hour.",
-                change.summary()
-            ),
-        ));
+        plan.verdicts
+            .push(Verdict::new(ConditionType::TrustApplied, false, reason, message));
         self.last_plan = Some(plan.clone());
         self.shared.trust.send_replace(Some(Facts { plan, ..facts }));
     }
+}
+
+/// What is said when another owner of the config keeps putting its own list back.
+fn reverted(change: &Change) -> String {
+    format!(
+        "Somebody else keeps putting another list into gateway.trustedProxies: what was written was taken back {REVERTS} times within the hour ({}). It is not fought any longer. Whoever deploys the gateway's openclaw.json has to leave that key alone, or hold these entries. It is tried again when this object's spec changes, or after an hour.",
+        change.summary()
+    )
 }

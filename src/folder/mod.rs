@@ -78,6 +78,7 @@ pub struct Sync {
     trusts: BTreeMap<ObjectKey, GatewayTrust>,
     released: mpsc::UnboundedReceiver<ObjectKey>,
     problems: Vec<String>,
+    orphans: Vec<(ObjectKey, String)>,
 }
 
 impl Sync {
@@ -99,12 +100,18 @@ impl Sync {
             trusts: BTreeMap::new(),
             released,
             problems: Vec::new(),
+            orphans: Vec::new(),
         })
     }
 
     /// Reads the folder and hands what it says to the workers.
-    pub fn refresh(&mut self) -> &[String] {
-        let scan = scan::read(&self.options.folder);
+    pub async fn refresh(&mut self) -> &[String] {
+        let mut scan = scan::read(&self.options.folder);
+        if self.misses_something(&scan) {
+            // Tools replace a file by removing and making it: what is gone must be gone at a second look too.
+            tokio::time::sleep(SETTLE).await;
+            scan = scan::read(&self.options.folder);
+        }
         if scan.problems != self.problems {
             for problem in &scan.problems {
                 tracing::warn!(
@@ -121,9 +128,11 @@ impl Sync {
             // A GatewayTrust whose file cannot be read at present goes on as it was.
             self.trusts.extend(scan.trusts.clone());
         }
-        for (key, reference) in scan.orphans(&self.trusts) {
+        let orphans = scan.orphans(&self.trusts);
+        for (key, reference) in orphans.iter().filter(|orphan| !self.orphans.contains(orphan)) {
             tracing::warn!(approval = %key, "refers to GatewayTrust {reference}, which no file of the folder holds; nothing is done for it");
         }
+        self.orphans = orphans;
         let gone: Vec<ObjectKey> = self
             .workers
             .keys()
@@ -135,13 +144,7 @@ impl Sync {
             self.workers.remove(&key);
         }
         for (key, trust) in &self.trusts {
-            let desired = match self.desired(key, trust, &scan) {
-                Ok(desired) => desired,
-                Err(error) => {
-                    tracing::error!(gateway = %key, %error, "the state folder cannot be written, so nothing new is approved");
-                    continue;
-                }
-            };
+            let desired = self.desired(key, trust, &scan);
             match self.workers.get(key) {
                 Some(worker) => worker.update(desired),
                 None => {
@@ -154,8 +157,19 @@ impl Sync {
         &self.problems
     }
 
+    /// Whether an approval that was seen before is in no file now.
+    fn misses_something(&self, scan: &Scan) -> bool {
+        let state = self.front.state();
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let gateways: Vec<&ObjectKey> = self.trusts.keys().chain(scan.trusts.keys()).collect();
+        gateways.into_iter().any(|gateway| {
+            let seen = state.approvals(gateway);
+            seen.iter().any(|(name, _)| !scan.approvals.contains_key(name)) || !scan.trusts.contains_key(gateway)
+        })
+    }
+
     /// What one gateway is kept to. Approvals are noted on disk before anything is approved by them.
-    fn desired(&self, key: &ObjectKey, trust: &GatewayTrust, scan: &Scan) -> Result<Desired, StateError> {
+    fn desired(&self, key: &ObjectKey, trust: &GatewayTrust, scan: &Scan) -> Desired {
         let state = self.front.state();
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut approvals = BTreeMap::new();
@@ -176,6 +190,7 @@ impl Sync {
                 DesiredApproval {
                     input,
                     generation: None,
+                    uid: None,
                 },
             );
         }
@@ -196,17 +211,23 @@ impl Sync {
             approvals.entry(name).or_insert(DesiredApproval {
                 input,
                 generation: None,
+                uid: None,
             });
         }
-        state.save(key)?;
-        Ok(Desired {
+        if let Err(error) = state.save(key) {
+            tracing::error!(gateway = %key, %error, "the state folder cannot be written, so nothing new is approved; what left the folder is revoked all the same");
+            for approval in approvals.values_mut() {
+                approval.input.guarded = state.is_on_disk(key, &approval.input.key);
+            }
+        }
+        Desired {
             key: key.clone(),
             generation: None,
             spec: crate::api::validated::ValidatedTrust::parse(&trust.spec),
             deleting: false,
             approvals: approvals.into_values().collect(),
             snapshot: Arc::new(Snapshot::none()),
-        })
+        }
     }
 
     /// The gateways at work.
@@ -223,7 +244,7 @@ impl Sync {
         }
         tokio::pin!(stop);
         loop {
-            self.refresh();
+            self.refresh().await;
             tokio::select! {
                 () = &mut stop => return,
                 Some(()) = changes.recv() => tokio::time::sleep(SETTLE).await,

@@ -183,6 +183,13 @@ impl State {
             .collect()
     }
 
+    /// Whether an approval's note is on disk.
+    pub fn is_on_disk(&self, gateway: &ObjectKey, approval: &ObjectKey) -> bool {
+        self.saved
+            .get(gateway)
+            .is_some_and(|notes| notes.approvals.contains_key(&approval.to_string()))
+    }
+
     /// Forgets an approval: nothing of it is left to be revoked.
     ///
     /// # Errors

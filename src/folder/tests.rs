@@ -49,7 +49,7 @@ impl Folders {
         let key = ObjectKey::new("default", "g");
         let trust = serde_json::from_value(crate::cluster::dump::documents("t", TRUST).expect("yaml").remove(0))
             .expect("trust");
-        let desired = self.sync.desired(&key, &trust, &scan).expect("desired");
+        let desired = self.sync.desired(&key, &trust, &scan);
         let row = |approval: DesiredApproval| {
             let device = approval
                 .input

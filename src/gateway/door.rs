@@ -16,6 +16,8 @@ use super::protocol::{ConfigPatch, DeviceList, GatewayConfig};
 pub struct Signals {
     /// The pairing store may have changed.
     pub devices: watch::Receiver<u64>,
+    /// Somebody came or went.
+    pub presence: watch::Receiver<u64>,
     /// The config may have changed.
     pub config: watch::Receiver<u64>,
     /// Set once when the connection has ended.
@@ -26,6 +28,7 @@ impl Signals {
     /// From now on: what has changed before is seen by whoever looks now.
     pub fn from_now(mut self) -> Self {
         self.devices.mark_unchanged();
+        self.presence.mark_unchanged();
         self.config.mark_unchanged();
         self
     }

@@ -34,10 +34,14 @@ pub async fn approve_by_admin_rpc(
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
         .timeout(LIMIT);
-    // The name in the URL is the one that the certificate must carry; the address is the checked one.
-    let host = endpoint.server_name.clone().unwrap_or_else(|| origin.host.clone());
-    if host.parse::<std::net::IpAddr>().is_err() {
-        builder = builder.resolve_to_addrs(&host, &addresses);
+    // The name in the URL is the one that the certificate must carry; the address is always the checked one. Only a
+    // DNS name can be bound to an address here: for an IP in serverName the connection would go to that IP.
+    let named = endpoint.server_name.as_ref().filter(|_| endpoint.tls.is_some());
+    let host = named.unwrap_or(&origin.host).clone();
+    match rustls::pki_types::ServerName::try_from(host.clone()) {
+        Ok(rustls::pki_types::ServerName::DnsName(_)) => builder = builder.resolve_to_addrs(&host, &addresses),
+        Ok(_) if host == origin.host && addresses.iter().all(|address| host.parse() == Ok(address.ip())) => {}
+        _ => return Err(unexpected("a server name by which the plugin cannot be asked safely")),
     }
     if let Some(tls) = &endpoint.tls {
         builder = builder.tls_backend_preconfigured(tls.as_ref().clone());

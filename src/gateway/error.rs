@@ -76,7 +76,7 @@ pub enum ConnectError {
     TimedOut(Duration),
     /// A token or password that is not the gateway's.
     #[error(
-        "the gateway refused the credential ({0}). It is not tried again until the Secret changes, because ten wrong tokens lock the address out for five minutes. Compare the Secret with what the gateway runs with: openclaw config get gateway.auth.mode, and its OPENCLAW_GATEWAY_TOKEN."
+        "the gateway refused the credential ({0}). It is tried again when the Secret changes, and else every five minutes only, because ten wrong tokens lock the address out. Compare the Secret with what the gateway runs with: openclaw config get gateway.auth.mode, and its OPENCLAW_GATEWAY_TOKEN."
     )]
     WrongToken(String),
     /// Locked out.

@@ -4,8 +4,6 @@
 //! nothing here can panic on what a gateway sends. Source of the shapes: openclaw 2026.9.6 as measured, and the
 //! schema in npm `@openclaw/gateway-protocol`.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -106,6 +104,9 @@ impl ConfigPatch {
     }
 }
 
+/// Stands for a role or scope that is no plain word.
+const UNPRINTABLE: &str = "(unprintable)";
+
 fn milliseconds(value: Option<i64>) -> Option<Timestamp> {
     value.and_then(|value| Timestamp::from_millisecond(value).ok())
 }
@@ -130,17 +131,25 @@ struct RawDevice {
 }
 
 impl RawDevice {
+    /// What it holds or asks. A device chooses these words itself: one that is no plain word is never covered by any
+    /// approval, and must not reach a message.
     fn grant(&self) -> Grant {
-        let roles = self
-            .roles
-            .iter()
-            .flatten()
-            .chain(self.role.as_ref())
-            .cloned()
-            .collect::<BTreeSet<_>>();
+        let plain = |word: &String| {
+            if is_constant(word) {
+                word.clone()
+            } else {
+                UNPRINTABLE.to_owned()
+            }
+        };
         Grant {
-            roles,
-            scopes: self.scopes.iter().flatten().cloned().collect(),
+            roles: self
+                .roles
+                .iter()
+                .flatten()
+                .chain(self.role.as_ref())
+                .map(plain)
+                .collect(),
+            scopes: self.scopes.iter().flatten().map(plain).collect(),
         }
     }
 }
@@ -223,7 +232,7 @@ impl DeviceList {
             let holds = raw.grant();
             devices.paired.push(PairedRecord {
                 device_id: raw.device_id.ok_or_else(|| bad("paired[].deviceId"))?,
-                public_key: raw.public_key.unwrap_or_default(),
+                public_key: raw.public_key.ok_or_else(|| bad("paired[].publicKey"))?,
                 display_name: raw.display_name.unwrap_or_default(),
                 holds,
                 approved_at: milliseconds(raw.approved_at_ms.or(raw.created_at_ms)),

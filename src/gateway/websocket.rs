@@ -306,6 +306,7 @@ async fn sign_in(stream: &mut Stream, shown: &str, parameters: Value) -> Result<
 struct Driver {
     waiting: HashMap<String, (&'static str, Answer)>,
     devices: watch::Sender<u64>,
+    presence: watch::Sender<u64>,
     config: watch::Sender<u64>,
     sequence: Option<u64>,
     number: u64,
@@ -314,11 +315,13 @@ struct Driver {
 fn start(stream: Stream, version: &str) -> WebSocketDoor {
     let (requests, incoming) = mpsc::channel(64);
     let (devices, devices_seen) = watch::channel(0);
+    let (presence, presence_seen) = watch::channel(0);
     let (config, config_seen) = watch::channel(0);
     let (closed, closed_seen) = watch::channel(None);
     let driver = Driver {
         waiting: HashMap::new(),
         devices,
+        presence,
         config,
         sequence: None,
         number: 0,
@@ -331,6 +334,7 @@ fn start(stream: Stream, version: &str) -> WebSocketDoor {
         requests,
         signals: Signals {
             devices: devices_seen,
+            presence: presence_seen,
             config: config_seen,
             closed: closed_seen,
         },
@@ -345,6 +349,7 @@ impl Driver {
             reason: reason.to_owned(),
         };
         let mut ping = tokio::time::interval(PING_EVERY);
+        ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ping.reset();
         let mut answered = true;
         let end = loop {
@@ -388,7 +393,8 @@ impl Driver {
         // Requests whose caller has given up would pile up here otherwise.
         self.waiting.retain(|_, (_, answer)| !answer.is_closed());
         self.waiting.insert(id, (request.method, request.answer));
-        stream.send(Message::text(frame.to_string())).await.is_ok()
+        let sent = timeout(CALL_LIMIT, stream.send(Message::text(frame.to_string()))).await;
+        matches!(sent, Ok(Ok(())))
     }
 
     fn take(&mut self, text: &str) {
@@ -402,8 +408,11 @@ impl Driver {
                 // Events are dropped for slow sockets; a gap means that anything may have happened.
                 let gap = self.sequence.zip(sequence).is_some_and(|(last, now)| now > last + 1);
                 self.sequence = sequence.or(self.sequence);
-                if gap || name.starts_with("device.pair.") || name.starts_with("node.pair.") || name == "presence" {
+                if gap || name.starts_with("device.pair.") || name.starts_with("node.pair.") {
                     self.devices.send_modify(|count| *count += 1);
+                }
+                if name == "presence" {
+                    self.presence.send_modify(|count| *count += 1);
                 }
                 if gap || name == "config.changed" {
                     self.config.send_modify(|count| *count += 1);

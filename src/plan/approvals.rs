@@ -173,14 +173,12 @@ pub struct Inputs<'a> {
 /// What all the approvals of one device say together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Will {
-    /// Let it hold this much.
-    Grant(Grant),
+    /// Let it hold this much; but approve nothing before the going of every approval would be noticed.
+    Grant { grant: Grant, guarded: bool },
     /// Refuse and revoke.
     Refuse(Reason),
     /// Nobody says anything.
     Silent,
-    /// Somebody will say something once their deletion is guarded.
-    NotYet,
 }
 
 /// One approval's claim on a device.
@@ -263,19 +261,14 @@ fn will(inputs: &Inputs<'_>, claims: &[Claim<'_>]) -> Will {
         return Will::Refuse(Reason::Rejected);
     }
     if let Some((first, rest)) = in_force.split_first() {
-        if !in_force.iter().all(|claim| claim.input.guarded) {
-            return Will::NotYet;
-        }
+        let guarded = in_force.iter().all(|claim| claim.input.guarded);
         let grant = rest.iter().fold(first.approval.grant.clone(), |grant, claim| {
             grant.intersection(&claim.approval.grant)
         });
-        return Will::Grant(grant);
+        return Will::Grant { grant, guarded };
     }
     if claims.iter().any(|claim| {
-        claim.input.deleting
-            && !claim.input.abandoned
-            && claim.approval.deletion_policy == DeletionPolicy::Revoke
-            && claim.approval.decision == Decision::Approve
+        claim.input.deleting && !claim.input.abandoned && claim.approval.deletion_policy == DeletionPolicy::Revoke
     }) {
         return Will::Refuse(Reason::Revoked);
     }
@@ -315,7 +308,7 @@ fn decide(
     };
     match will(inputs, claims) {
         Will::Silent => {}
-        Will::NotYet => say(DeviceVerdict::Wait, Reason::Pending),
+
         Will::Refuse(reason) => {
             // A pending request is rejected only where Git says so: an approval that merely ended says nothing of
             // a new request, which then waits like any other.
@@ -339,7 +332,7 @@ fn decide(
                 });
             }
         }
-        Will::Grant(grant) => {
+        Will::Grant { grant, guarded } => {
             let key_differs = |key: &str| wrong_key(id, claims, key);
             let too_much = paired.map(|record| grant.excess_of(&record.holds)).unwrap_or_default();
             if let Some(record) = paired
@@ -361,6 +354,7 @@ fn decide(
                 // What it asks for now may be covered by itself, once the old grant is gone.
                 if let Some(record) = pending
                     && inputs.admit
+                    && guarded
                     && !key_differs(&record.public_key)
                     && grant.excess_of(&record.asked).is_empty()
                 {
@@ -379,6 +373,8 @@ fn decide(
                 } else if !excess.is_empty() {
                     say(DeviceVerdict::Hold, Reason::AsksForMore);
                     decision.excess = excess;
+                } else if !guarded {
+                    say(DeviceVerdict::Wait, Reason::Pending);
                 } else if !inputs.admit {
                     say(DeviceVerdict::Hold, Reason::Deleting);
                 } else {

@@ -97,14 +97,19 @@ pub(super) fn outcome(
     outcome
 }
 
+/// Whether another approval answers for the device from now on: its own going would be noticed.
+fn takes_over(other: &&Claim<'_>) -> bool {
+    other.input.guarded && other.approval.decision == Decision::Approve
+}
+
 /// Whether a deleted approval may go.
 fn release(input: &ApprovalInput, approval: &ValidatedApproval, others: &[&Claim<'_>], paired: bool) -> Option<Reason> {
     if input.abandoned {
         Some(Reason::Abandoned)
     } else if approval.deletion_policy == DeletionPolicy::Retain {
         Some(Reason::Retained)
-    } else if !paired || approval.decision == Decision::Reject || !others.is_empty() {
-        // Gone already; or never let in; or another approval takes the device over.
+    } else if !paired || others.iter().any(takes_over) {
+        // Gone already, or another approval takes the device over.
         Some(Reason::Revoked)
     } else {
         None

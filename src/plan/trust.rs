@@ -176,7 +176,7 @@ fn target_list(
     withheld: &mut BTreeSet<Withheld>,
 ) -> Wanted {
     let replace = inputs.trust.adopt == Adopt::Replace;
-    let doubt = !inputs.discovery.faults.is_empty();
+    let doubt = inputs.discovery.doubt || !inputs.discovery.faults.is_empty();
     let mut entries: Vec<String> = trusted.keys().map(Prefix::to_string).collect();
     let mut owned: BTreeSet<Prefix> = trusted.keys().copied().collect();
     let mut unexplained = Vec::new();

@@ -18,6 +18,11 @@ pub enum LogFormat {
 pub fn start(format: LogFormat, default_level: &str) {
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new(format!("warn,gatewaytrust={default_level}")));
+    // The API client logs the whole body of an answer that it cannot read, which may be a Secret's.
+    let filter = match "kube_client::client=off".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -87,7 +87,7 @@ async fn a_wrong_token_is_tried_once_and_a_new_one_at_once() {
             World::condition(state, "GatewayReachable") == "False/WrongToken"
         })
         .await;
-    tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+    tokio::time::sleep(std::time::Duration::from_secs(240)).await;
     assert_eq!(world.state().signins, 1, "ten wrong tokens would lock the address out");
     world.edit(|state| state.offered = "right".to_owned());
     world

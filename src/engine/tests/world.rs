@@ -126,6 +126,7 @@ impl World {
                 .map(|input| DesiredApproval {
                     input,
                     generation: Some(1),
+                    uid: None,
                 })
                 .collect(),
             snapshot: Arc::new(Snapshot::none()),
@@ -246,6 +247,7 @@ impl Connector for World {
         *self.closed.lock().expect("no test panicked with it") = closed;
         let signals = Signals {
             devices: self.devices.subscribe(),
+            presence: self.devices.subscribe(),
             config: self.config.subscribe(),
             closed: closed_seen,
         };
