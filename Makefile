@@ -28,7 +28,7 @@ lint: ## formatting, clippy and documentation, warnings are errors
 # By a second file: a build that fails must not leave an empty one behind.
 crds: ## writes crds/gatewaytrust.io.yaml from the Rust types
 	@mkdir -p crds
-	$(CARGO) run --quiet -- crds > crds/.new && mv crds/.new crds/gatewaytrust.io.yaml && cp crds/gatewaytrust.io.yaml charts/gatewaytrust/crds/ || { rm -f crds/.new; exit 1; }
+	$(CARGO) run --quiet -- crds > crds/.new && mv crds/.new crds/gatewaytrust.io.yaml && cp crds/gatewaytrust.io.yaml charts/gatewaytrust/crds/gatewaytrust.io.yaml || { rm -f crds/.new; exit 1; }
 
 clean: ## cargo's output; the downloaded parts stay (~/.cache/gatewaytrust)
 	$(CARGO) clean
