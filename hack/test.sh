@@ -59,6 +59,7 @@ if [ -n "$(own_address)" ]; then
 else
   skipped+=("make demo: this machine has no IPv4 address besides loopback")
 fi
+check "make cluster" env CLUSTER_SECONDS=2 "$ROOT/hack/cluster.sh"
 
 # --- what this run was worth ---------------------------------------------------------------------
 # Is there root, and may it make network namespaces?

@@ -279,4 +279,24 @@ items:
         assert!(Dump::default().add("a", "just text").is_err());
         assert!(Dump::default().add("a", "").is_ok());
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic(text in "\\PC{0,300}") {
+            let _ = Dump::default().add("any", &text);
+        }
+
+        #[test]
+        fn no_yaml_like_text_makes_the_reader_panic(text in "[-a-z:{}\\[\\]&*!|> \n\"'#,0-9]{0,200}") {
+            let _ = Dump::default().add("any", &text);
+        }
+
+        #[test]
+        fn objects_of_any_shape_never_panic(kind in "(Pod|Service|Ingress|IngressClass|EndpointSlice|Namespace|List|GatewayTrust|DeviceApproval)", group in "(v1|networking.k8s.io/v1|discovery.k8s.io/v1|gatewaytrust.io/v1alpha1)", n in proptest::prelude::any::<i64>(), text in "\\PC{0,20}") {
+            for value in [serde_json::json!(n), serde_json::json!(text), serde_json::json!([n]), serde_json::json!({"ports": n, "hostNetwork": text, "rules": [n], "gateway": n})] {
+                let document = serde_json::json!({"apiVersion": group, "kind": kind, "metadata": {"name": text}, "spec": value, "status": value, "items": value, "ports": value, "endpoints": value});
+                let _ = Dump::default().add("any", &document.to_string());
+            }
+        }
+    }
 }

@@ -290,3 +290,95 @@ async fn statuses_are_written_only_when_something_differs() {
     assert_eq!(published.borrow().trust, before);
     assert_eq!(gateway().to_string(), "ns/gateway");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_spec_that_became_invalid_lets_no_approval_go() {
+    let world = World::new();
+    let worker = start(&world, World::desired(&[], vec![laptop()]));
+    ask(&world, &["operator.read"]);
+    world
+        .until("paired", |state| state.model.devices.paired.len() == 1)
+        .await;
+    let mut deleted = laptop();
+    deleted.deleting = true;
+    let mut broken = World::desired(&[], vec![deleted.clone()]);
+    broken.spec = Err(crate::api::validated::SpecError::Port(70000));
+    worker.update(broken);
+    world
+        .until("said", |state| World::condition(state, "Ready") == "False/InvalidSpec")
+        .await;
+    tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+    assert!(world.state().released.is_empty(), "the device is still paired");
+    worker.update(World::desired(&[], vec![deleted]));
+    world.until("released", |state| !state.released.is_empty()).await;
+    assert!(world.state().model.devices.paired.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_that_was_made_anew_is_another_one() {
+    let world = World::new();
+    let with = |uid: &str, deleting: bool| {
+        let mut input = laptop();
+        input.deleting = deleting;
+        let mut desired = World::desired(&[], vec![input]);
+        for approval in &mut desired.approvals {
+            approval.uid = Some(uid.to_owned());
+        }
+        desired
+    };
+    let worker = start(&world, with("one", false));
+    world.until("in force", |state| state.approvals.len() == 1).await;
+    worker.update(with("one", true));
+    world.until("released", |state| state.released.len() == 1).await;
+    // The API server has a new object of that name before the worker has seen it without one.
+    world.state().approvals.clear();
+    worker.update(with("two", false));
+    world
+        .until("its status is written", |state| state.approvals.len() == 1)
+        .await;
+    worker.update(with("two", true));
+    world.until("released too", |state| state.released.len() == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_status_speaks_of_the_generation_that_was_planned() {
+    let world = World::new();
+    let worker = start(&world, World::desired(&[], vec![]));
+    world
+        .until("ready", |state| World::condition(state, "Ready") == "True/AsDeclared")
+        .await;
+    world.edit(|state| state.patch = Patch::Hangs);
+    let mut next = World::desired(&["10.0.0.1"], vec![]);
+    next.generation = Some(2);
+    worker.update(next);
+    world
+        .until("second generation", |state| state.status.observed_generation == Some(2))
+        .await;
+    assert_eq!(
+        World::condition(&world.state(), "TrustApplied"),
+        "False/Applying",
+        "not the verdict on the first one"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_device_that_calls_itself_an_operator_claims_nothing() {
+    let world = World::new();
+    world.edit(|state| {
+        state.model.ask(key(9), grant(&["operator"], &["operator.read"]));
+        let request = state.model.devices.pending.first().expect("asked").request_id.clone();
+        state.model.apply(&crate::plan::approvals::Action::Approve {
+            request_id: request,
+            device_id: String::new(),
+            at_most: Default::default(),
+        });
+        for record in &mut state.model.devices.paired {
+            record.display_name = "gatewaytrust cluster other ns/gateway".to_owned();
+        }
+    });
+    ask(&world, &["operator.read"]);
+    let _worker = start(&world, World::desired(&[], vec![laptop()]));
+    world
+        .until("paired", |state| state.model.devices.paired.len() == 2)
+        .await;
+}
