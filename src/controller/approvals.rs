@@ -24,7 +24,7 @@ pub(super) async fn reconcile(approval: Arc<DeviceApproval>, context: Arc<Contex
     let key = key_of(approval.as_ref());
     let gateway = ObjectKey::new(&key.namespace, &approval.spec.gateway_trust_ref.name);
     let deleting = approval.metadata.deletion_timestamp.is_some();
-    if context.trusts.wait_until_ready().await.is_err() {
+    if !context.trusts_read.wait().await {
         return Ok(Action::requeue(Duration::from_secs(5)));
     }
     if context.has_gateway(&gateway) {

@@ -17,7 +17,7 @@ use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, ResourceExt as _};
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::api::validated::{ValidatedApproval, ValidatedTrust};
 use crate::api::{ABANDON, DeviceApproval, FINALIZER, GatewayTrust, ObjectKey};
@@ -86,11 +86,36 @@ pub(crate) struct Context {
     options: Options,
     watches: ClusterWatches,
     approvals: Store<DeviceApproval>,
+    approvals_read: Ready,
     trusts: Store<GatewayTrust>,
+    trusts_read: Ready,
     workers: Mutex<BTreeMap<ObjectKey, Worker>>,
     front: KubeFront,
     wake_approvals: mpsc::UnboundedSender<ObjectRef<DeviceApproval>>,
     backoffs: Mutex<BTreeMap<(&'static str, ObjectKey), ExponentialBackoff>>,
+}
+
+/// Whether all objects of a kind have been read once. `Store::wait_until_ready` is for one waiter only, which is the
+/// controller itself: it remembers the last waker, and every other waiter sleeps for good.
+#[derive(Clone)]
+pub(crate) struct Ready(watch::Receiver<bool>);
+
+impl Ready {
+    /// Waits for it. `false`: nobody reads any more, the operator is ending.
+    async fn wait(&self) -> bool {
+        self.0.clone().wait_for(|ready| *ready).await.is_ok()
+    }
+}
+
+/// A look at a watch's events, and what becomes true once they have brought every object.
+fn first_read<K>() -> (Ready, impl FnMut(&watcher::Result<watcher::Event<K>>) + Send + 'static) {
+    let (ready, seen) = watch::channel(false);
+    let look = move |event: &watcher::Result<watcher::Event<K>>| {
+        if matches!(event, Ok(watcher::Event::InitDone)) {
+            ready.send_replace(true);
+        }
+    };
+    (Ready(seen), look)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -114,8 +139,14 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
     let (wake_gateway, gateways_woken) = mpsc::unbounded_channel();
     let (wake_approvals, approvals_woken) = mpsc::unbounded_channel();
     let (approval_seen, approvals_seen) = mpsc::unbounded_channel();
-    let controller = Controller::new(Api::<GatewayTrust>::all(client.clone()), watcher::Config::default());
-    let trusts = controller.store();
+    let (trusts, trusts_writer) = reflector::store();
+    let (trusts_read, look) = first_read();
+    let trusts_watch = watcher(Api::<GatewayTrust>::all(client.clone()), watcher::Config::default())
+        .reflect(trusts_writer)
+        .inspect(look)
+        .touched_objects();
+    let controller = Controller::for_stream(trusts_watch, trusts.clone());
+    let (approvals_read, look) = first_read();
     let watches = ClusterWatches::new(client.clone());
     let front = KubeFront::new(client.clone(), options.clone(), trusts.clone(), approvals.clone()).await;
     let context = Arc::new(Context {
@@ -123,7 +154,9 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
         options,
         watches,
         approvals: approvals.clone(),
+        approvals_read,
         trusts,
+        trusts_read,
         workers: Mutex::default(),
         front,
         wake_approvals,
@@ -134,6 +167,7 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
     let approvals_watch = watcher(Api::<DeviceApproval>::all(client), watcher::Config::default())
         .default_backoff()
         .reflect(approvals_writer)
+        .inspect(look)
         .touched_objects()
         .for_each(move |event| {
             match event {
@@ -230,7 +264,7 @@ async fn reconcile(trust: Arc<GatewayTrust>, context: Arc<Context>) -> Result<Ac
     let key = key_of(trust.as_ref());
     let mut requeue = Action::await_change();
     // Without all approvals it is not known which ones wait for this gateway.
-    if context.approvals.wait_until_ready().await.is_err() {
+    if !context.approvals_read.wait().await {
         return Ok(Action::requeue(Duration::from_secs(5)));
     }
     context.watches.want(context.wanted_watches());
