@@ -82,7 +82,7 @@ fn exit_codes_tell_changes_and_bad_input_apart() {
         ),
         (
             "{apiVersion: gatewaytrust.io/v1alpha1, kind: DeviceApproval, metadata: {name: a}, spec: {gatewayTrustRef: {name: g}, roles: [pilot], device: {id: x}}}",
-            "stdin: document 1: unknown variant `pilot`, expected `operator` or `node`",
+            "stdin: document 1: spec.roles[0]: unknown variant `pilot`, expected `operator` or `node`",
         ),
     ];
     for (input, message) in cases {

@@ -139,6 +139,7 @@ pub async fn run(client: Client, options: Options, stop: impl Future<Output = ()
     let (wake_gateway, gateways_woken) = mpsc::unbounded_channel();
     let (wake_approvals, approvals_woken) = mpsc::unbounded_channel();
     let (approval_seen, approvals_seen) = mpsc::unbounded_channel();
+    // Deletions wake the controller too: the approvals of a gateway that is gone have to be told.
     let (trusts, trusts_writer) = reflector::store();
     let (trusts_read, look) = first_read();
     let trusts_watch = watcher(Api::<GatewayTrust>::all(client.clone()), watcher::Config::default())
