@@ -98,8 +98,8 @@ pub async fn held_for_asking_more(world: &World, gateway: &Gateway, url: &str) {
 
 /// The verdict of this device in `status.pending`.
 fn pending_verdict(status: &Value, device: &DeviceIdentity) -> Result<String, String> {
-    let all = status["pending"].as_array().into_iter().flatten();
-    let found = all.filter(|entry| entry["deviceId"] == device.id()).next();
+    let mut all = status["pending"].as_array().into_iter().flatten();
+    let found = all.find(|entry| entry["deviceId"] == device.id());
     let verdict = found.and_then(|entry| entry["verdict"].as_str());
     verdict.map(str::to_owned).ok_or(format!("{status}"))
 }

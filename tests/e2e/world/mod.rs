@@ -285,10 +285,9 @@ pub fn url_spec(port: u16) -> Value {
 
 /// The condition of this type; null where there is none.
 pub fn condition_of(status: &Value, kind: &str) -> Value {
-    let all = status["conditions"].as_array().into_iter().flatten();
-    all.filter(|condition| condition["type"] == kind)
+    let mut all = status["conditions"].as_array().into_iter().flatten();
+    all.find(|condition| condition["type"] == kind)
         .cloned()
-        .next()
         .unwrap_or_default()
 }
 
