@@ -119,11 +119,12 @@ async fn a_client_behind_nginx_is_known_by_its_own_address_once_nginx_is_trusted
     )
     .await;
     assert_eq!(outcome.refusal_code(), Some("PAIRING_REQUIRED"), "{outcome:?}");
-    assert!(
-        gateway.log_text().contains("code=1008"),
-        "the goodbye was not heard: {}",
-        gateway.log_text()
-    );
+    // The gateway writes its line a moment after the goodbye.
+    let patience = std::time::Duration::from_secs(10);
+    crate::harness::wait::until("the goodbye to be heard", patience, async || {
+        gateway.log_text().contains("code=1008")
+    })
+    .await;
     let pending = gateway.pending(&laptop.id()).await.expect("a pending record");
     assert_eq!(pending["remoteIp"], client.ip.to_string());
 }
