@@ -292,8 +292,19 @@ async fn secret(
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let secret = match api.get_opt(&reference.name).await {
         Ok(Some(secret)) => secret,
-        Ok(None) => return Err(TargetError::SecretNotFound(shown)),
-        Err(kube::Error::Api(status)) if status.code == 403 => return Err(TargetError::SecretForbidden(shown)),
+        Ok(None) => {
+            return Err(TargetError::SecretNotFound(
+                shown,
+                format!("kubectl get secrets -n {namespace}"),
+            ));
+        }
+        Err(kube::Error::Api(status)) if status.code == 403 => {
+            let look = format!(
+                "kubectl auth can-i get secrets/{} -n {namespace} --as=system:serviceaccount:gatewaytrust:gatewaytrust",
+                reference.name
+            );
+            return Err(TargetError::SecretForbidden(shown, look));
+        }
         Err(error) => return Err(unavailable(shown, &error)),
     };
     let bytes = secret
@@ -306,7 +317,10 @@ async fn secret(
         .filter(|text| !text.trim().is_empty())
     {
         Some(text) => Ok((secret, SecretText::new(&text))),
-        None => Err(TargetError::SecretKeyMissing(shown, reference.key.clone())),
+        None => {
+            let look = format!("kubectl describe secret -n {namespace} {}", reference.name);
+            Err(TargetError::SecretKeyMissing(shown, reference.key.clone(), look))
+        }
     }
 }
 

@@ -90,14 +90,14 @@ pub enum TargetError {
     #[error("spec.gateway.auth is left out, and {0}. Name the Secret in spec.gateway.auth.tokenSecretRef.")]
     CredentialNotFound(String),
     /// The Secret is not there.
-    #[error("{0} does not exist. Create it, or correct the reference.")]
-    SecretNotFound(String),
+    #[error("{0} does not exist. Create it, or correct the reference. Look: {1}")]
+    SecretNotFound(String, String),
     /// The key is not there.
-    #[error("{0} has no key {1:?}, or it is empty.")]
-    SecretKeyMissing(String, String),
+    #[error("{0} has no key {1:?}, or it is empty. Look: {2}")]
+    SecretKeyMissing(String, String, String),
     /// The operator may not read it.
-    #[error("{0} may not be read by the operator (forbidden). Allow its service account to get that Secret by name.")]
-    SecretForbidden(String),
+    #[error("{0} may not be read by the operator (forbidden). Allow it to get that Secret by name. Look: {1}")]
+    SecretForbidden(String, String),
     /// The Secret does not consent.
     #[error("{secret} does not consent to being sent to {origin}. If it should be: {command}")]
     EndpointNotAllowed {
@@ -134,9 +134,9 @@ impl TargetError {
             Self::MultipleReplicas(..) => Reason::MultipleReplicas,
             Self::NoSuchPort(..) | Self::NoCluster => Reason::InvalidSpec,
             Self::CredentialNotFound(_) => Reason::CredentialNotFound,
-            Self::SecretNotFound(_) => Reason::SecretNotFound,
+            Self::SecretNotFound(..) => Reason::SecretNotFound,
             Self::SecretKeyMissing(..) => Reason::SecretKeyMissing,
-            Self::SecretForbidden(_) => Reason::SecretForbidden,
+            Self::SecretForbidden(..) => Reason::SecretForbidden,
             Self::EndpointNotAllowed { .. } => Reason::EndpointNotAllowed,
             Self::InsecureUrl(_) => Reason::InsecureUrl,
             Self::Tls(_) => Reason::TLSFailed,

@@ -349,7 +349,10 @@ async fn attempt<F: Front, C: Connector>(
             };
             Attempt::Down {
                 reason: error.reason(),
-                message: error.to_string(),
+                message: match error.next_command(&target.endpoint.origin) {
+                    Some(command) => format!("{error} Look: {command}"),
+                    None => error.to_string(),
+                },
                 pods_gone: false,
                 wait,
             }

@@ -75,16 +75,19 @@ fn check_consent(options: &Options, origin: &Origin) -> Result<(), TargetError> 
 }
 
 fn read_file(path: &Path, shown: &str) -> Result<Secret, TargetError> {
+    let look = || format!("ls -l {}", path.display());
     match std::fs::read_to_string(path) {
-        Ok(text) if text.trim().is_empty() => {
-            Err(TargetError::SecretKeyMissing(shown.to_owned(), "content".to_owned()))
-        }
+        Ok(text) if text.trim().is_empty() => Err(TargetError::SecretKeyMissing(
+            shown.to_owned(),
+            "content".to_owned(),
+            look(),
+        )),
         Ok(text) => Ok(Secret::new(&text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(TargetError::SecretNotFound(shown.to_owned()))
+            Err(TargetError::SecretNotFound(shown.to_owned(), look()))
         }
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            Err(TargetError::SecretForbidden(shown.to_owned()))
+            Err(TargetError::SecretForbidden(shown.to_owned(), look()))
         }
         Err(error) => Err(TargetError::Unavailable(shown.to_owned(), error.kind().to_string())),
     }
@@ -106,14 +109,18 @@ fn secret(
         return if safe {
             read_file(&path, &shown)
         } else {
-            Err(TargetError::SecretNotFound(shown))
+            Err(TargetError::SecretNotFound(
+                shown,
+                format!("ls -l {}", folder.display()),
+            ))
         };
     }
     from_environment(&reference.key, environment)?.ok_or_else(|| {
-        TargetError::SecretNotFound(format!(
+        let what = format!(
             "Environment variable {} (or {}_FILE, or --secrets-dir with {}/{})",
             reference.key, reference.key, reference.name, reference.key
-        ))
+        );
+        TargetError::SecretNotFound(what, format!("printenv {} | wc -c", reference.key))
     })
 }
 
@@ -123,6 +130,7 @@ fn from_environment(name: &str, environment: &dyn Fn(&str) -> Option<String>) ->
             Err(TargetError::SecretKeyMissing(
                 format!("Environment variable {name}"),
                 "value".to_owned(),
+                format!("printenv {name} | wc -c"),
             ))
         } else {
             Ok(Some(Secret::new(&value)))

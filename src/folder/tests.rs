@@ -220,6 +220,6 @@ fn a_missing_token_says_where_it_was_looked_for() {
             .to_string()
     };
     insta::assert_snapshot!(error(&[]), @"spec.gateway.auth is left out, and neither OPENCLAW_GATEWAY_TOKEN (or OPENCLAW_GATEWAY_TOKEN_FILE) nor OPENCLAW_GATEWAY_PASSWORD is set. Name the Secret in spec.gateway.auth.tokenSecretRef.");
-    insta::assert_snapshot!(error(&[("TOKEN", " ")]), @r#"Environment variable TOKEN has no key "value", or it is empty."#);
-    insta::assert_snapshot!(error(&[("TOKEN_FILE", "/nowhere/token")]), @"File /nowhere/token (TOKEN_FILE) does not exist. Create it, or correct the reference.");
+    insta::assert_snapshot!(error(&[("TOKEN", " ")]), @r#"Environment variable TOKEN has no key "value", or it is empty. Look: printenv TOKEN | wc -c"#);
+    insta::assert_snapshot!(error(&[("TOKEN_FILE", "/nowhere/token")]), @"File /nowhere/token (TOKEN_FILE) does not exist. Create it, or correct the reference. Look: ls -l /nowhere/token");
 }

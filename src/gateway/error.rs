@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::protocol::{BadAnswer, RemoteError};
 use crate::api::Reason;
+use crate::api::validated::Origin;
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -102,7 +103,7 @@ pub enum ConnectError {
     )]
     Device(String),
     /// Any other refusal.
-    #[error("the gateway refused the connection ({0})")]
+    #[error("the gateway refused the connection ({0}).")]
     Refused(String),
     /// Not ready yet: it says so itself.
     #[error("the gateway is still starting ({0})")]
@@ -127,6 +128,35 @@ impl ConnectError {
             Self::Protocol(_) => Reason::ProtocolMismatch,
             Self::Device(_) => Reason::DeviceRefused,
             Self::Refused(_) => Reason::ConnectRefused,
+        }
+    }
+
+    /// The command by which a person sees the same, where the message itself has none.
+    pub fn next_command(&self, origin: &Origin) -> Option<String> {
+        let (host, port) = (origin.url_host(), origin.port);
+        let http = if origin.tls { "https" } else { "http" };
+        match self {
+            Self::NameNotResolved(name) | Self::AddressRefused { host: name, .. } => {
+                Some(format!("getent hosts {name}"))
+            }
+            Self::Failed { .. } | Self::TimedOut(_) | Self::Starting(_) => {
+                Some(format!("curl -v {http}://{host}:{port}/healthz"))
+            }
+            Self::Tls { .. } => Some(format!(
+                "openssl s_client -connect {host}:{port} -servername {} </dev/null",
+                origin.host
+            )),
+            Self::Redirected { .. } | Self::Unexpected { .. } => {
+                Some(format!("curl -sI {http}://{host}:{port}{}", origin.path))
+            }
+            Self::Protocol(_) | Self::Refused(_) => {
+                Some("openclaw --version; openclaw logs (in the gateway's container)".to_owned())
+            }
+            Self::Attribution
+            | Self::WrongToken(_)
+            | Self::RateLimited { .. }
+            | Self::PairingRequired { .. }
+            | Self::Device(_) => None,
         }
     }
 
