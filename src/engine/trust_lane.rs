@@ -207,7 +207,7 @@ impl<F: Front, C: Connector> Lane<'_, F, C> {
 
     fn publish(&mut self, desired: &Desired, mut plan: TrustPlan, config: Option<&GatewayConfig>, known: Known) {
         if known == Known::Before
-            && let Some(last) = &self.last_plan
+            && let Some(last) = self.last_plan.as_ref().filter(|last| last.trusted == plan.trusted)
         {
             // While the gateway cannot be asked, what was known of its config is still the best that is known.
             let keep = last

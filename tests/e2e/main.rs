@@ -14,6 +14,7 @@ mod faults;
 mod harness;
 mod harness_selftest;
 mod kubernetes;
+mod orphans;
 mod scenarios;
 mod service;
 mod sync;

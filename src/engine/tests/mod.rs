@@ -382,3 +382,32 @@ async fn a_device_that_calls_itself_an_operator_claims_nothing() {
         .until("paired", |state| state.model.devices.paired.len() == 2)
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_applied_before_says_nothing_of_a_new_spec_while_the_gateway_is_away() {
+    let world = World::new();
+    let worker = start(&world, World::desired(&["10.0.0.1"], vec![]));
+    world
+        .until("applied", |state| {
+            World::condition(state, "TrustApplied") == "True/AsDeclared"
+        })
+        .await;
+    world.edit(|state| state.token = "another".to_owned());
+    world.close(1012);
+    world
+        .until("away", |state| {
+            World::condition(state, "GatewayReachable") == "False/WrongToken"
+        })
+        .await;
+    assert_eq!(
+        World::condition(&world.state(), "TrustApplied"),
+        "True/AsDeclared",
+        "still the best that is known"
+    );
+    worker.update(World::desired(&["10.0.0.2"], vec![]));
+    world
+        .until("not known", |state| {
+            World::condition(state, "TrustApplied") == "Unknown/GatewayNotReady"
+        })
+        .await;
+}
