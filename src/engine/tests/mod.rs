@@ -20,6 +20,22 @@ fn ask(world: &World, scopes: &[&str]) {
     world.edit(|state| state.model.ask(key(1), grant(&["operator"], scopes)));
 }
 
+/// A device that calls itself an operator's and was paired before, with these scopes.
+fn another_operator(world: &World, scopes: &[&str]) {
+    world.edit(|state| {
+        state.model.ask(key(9), grant(&["operator"], scopes));
+        let request = state.model.devices.pending.first().expect("asked").request_id.clone();
+        state.model.apply(&crate::plan::approvals::Action::Approve {
+            request_id: request,
+            device_id: String::new(),
+            at_most: Default::default(),
+        });
+        for record in &mut state.model.devices.paired {
+            record.display_name = "gatewaytrust cluster other ns/gateway".to_owned();
+        }
+    });
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_covered_request_is_approved_and_a_deleted_approval_revokes() {
     let world = World::new();
@@ -212,18 +228,7 @@ async fn observe_writes_nothing_and_hangs_no_deletion() {
 #[tokio::test(start_paused = true)]
 async fn a_gateway_that_another_operator_manages_is_left_alone() {
     let world = World::new();
-    world.edit(|state| {
-        state.model.ask(key(9), grant(&["operator"], &["operator.admin"]));
-        let request = state.model.devices.pending.first().expect("asked").request_id.clone();
-        state.model.apply(&crate::plan::approvals::Action::Approve {
-            request_id: request,
-            device_id: String::new(),
-            at_most: Default::default(),
-        });
-        for record in &mut state.model.devices.paired {
-            record.display_name = "gatewaytrust cluster other ns/gateway".to_owned();
-        }
-    });
+    another_operator(&world, &["operator.admin"]);
     ask(&world, &["operator.read"]);
     let _worker = start(&world, World::desired(&["10.0.0.1"], vec![laptop()]));
     world
@@ -364,18 +369,7 @@ async fn a_status_speaks_of_the_generation_that_was_planned() {
 #[tokio::test(start_paused = true)]
 async fn a_device_that_calls_itself_an_operator_claims_nothing() {
     let world = World::new();
-    world.edit(|state| {
-        state.model.ask(key(9), grant(&["operator"], &["operator.read"]));
-        let request = state.model.devices.pending.first().expect("asked").request_id.clone();
-        state.model.apply(&crate::plan::approvals::Action::Approve {
-            request_id: request,
-            device_id: String::new(),
-            at_most: Default::default(),
-        });
-        for record in &mut state.model.devices.paired {
-            record.display_name = "gatewaytrust cluster other ns/gateway".to_owned();
-        }
-    });
+    another_operator(&world, &["operator.read"]);
     ask(&world, &["operator.read"]);
     let _worker = start(&world, World::desired(&[], vec![laptop()]));
     world
