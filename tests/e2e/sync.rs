@@ -8,8 +8,8 @@ use crate::harness::nginx::Nginx;
 use crate::harness::process::{Finished, free_port, scratch};
 use crate::harness::{gatewaytrust, skipped};
 use crate::scenarios;
-use crate::world::World;
 use crate::world::gateways::{Managed, own_gateway, remote_url};
+use crate::world::{Of, World, url_spec};
 
 const ONLY_LOOPBACK: &str = "this machine has no IPv4 address besides loopback";
 
@@ -158,4 +158,27 @@ async fn sync_once_ends_with_2_where_there_is_nothing_to_do_and_1_where_nobody_a
     let ended = once(&folder, &state, &["--timeout", "1"]).await;
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stdout.contains("ConnectFailed"), "{ended:?}");
+}
+
+/// A gateway with `auth.mode: password` takes the password, and a wrong one is said as such.
+#[tokio::test]
+async fn sync_signs_in_with_a_password() {
+    let password = "the-password-of-this-gateway";
+    let auth = serde_json::json!({"gateway": {"auth": {"mode": "password", "password": password}}});
+    let (gateway, _slot) = own_gateway(Gateway::builder().token(password).config(auth)).await;
+    let world = World::folder();
+    world.credentials("not-that-one", None).await;
+    let mut spec = url_spec(gateway.port());
+    spec["gateway"]["auth"] = serde_json::json!({"passwordSecretRef": {"name": "credentials", "key": "token"}});
+    world.trust(spec).await;
+    let message = world
+        .condition(Of::Gateway, "GatewayReachable", "False", "WrongToken")
+        .await;
+    assert!(
+        message.contains("AUTH_"),
+        "the gateway's own word is missing: {message}"
+    );
+    world.credentials(password, None).await;
+    world.condition(Of::Gateway, "Ready", "True", "AsDeclared").await;
+    world.shows_no_secret(&[password]).await;
 }
