@@ -53,7 +53,8 @@ else
 fi
 check "cargo doc -D warnings" docs
 check "crds are up to date" crds
-check "cargo test" cargo test --locked --no-fail-fast
+tests() { cargo test --locked --no-fail-fast 2>&1 | tee "$TMP/tests"; }
+check "cargo test" tests
 if [ -n "$(own_address)" ]; then
   check "make demo" "$ROOT/hack/demo.sh"
 else
@@ -94,3 +95,5 @@ if [ ${#failed[@]} != 0 ]; then
   exit 1
 fi
 step "all passed"
+# The tests of all binaries together, in one line.
+awk '/^test result:/ {passed += $4; failed += $6} END {printf "%d passed, %d failed\n", passed, failed}' "$TMP/tests"
