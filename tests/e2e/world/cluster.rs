@@ -132,6 +132,11 @@ impl Cluster {
         self.plane.kubectl(ADMIN, &all, None).await
     }
 
+    /// The kubeconfig of an administrator.
+    pub fn kubeconfig(&self) -> String {
+        self.plane.kubeconfig(ADMIN).display().to_string()
+    }
+
     pub async fn delete(&self, name: &str, wait: bool) -> Finished {
         let wait = format!("--wait={wait}");
         self.kubectl(&["delete", "deviceapproval", name, &wait]).await
